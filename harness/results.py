@@ -1,0 +1,242 @@
+"""What a run leaves: plain data that is written to and read from the run folder.
+
+The guest layer fills evidence, the judge turns it into a verdict, reports read both. Nothing here acts.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.errors import FailureClass
+
+
+class Record(BaseModel):
+    """Base of all result records: immutable, and strict about what it holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Outcome(StrEnum):
+    """What a cell came to."""
+
+    PASS = "pass"  # noqa: S105 - not a password
+    FAIL = "fail"
+    ERROR = "error"
+    SKIP = "skip"
+
+
+class StepError(Record):
+    """An error that a step met inside the guest.
+
+    Args:
+        type: the class name of the error, e.g. ``AlreadyMapped``.
+        message: its text.
+    """
+
+    type: str
+    message: str
+
+
+class StepEvidence(Record):
+    """What one step did, as the worker in the guest answered, plus what the host's trace saw meanwhile.
+
+    Args:
+        index: 0-based position in the scenario.
+        kind: the step's kind, e.g. ``dma_read``.
+        args: the step's arguments as sent to the guest.
+        returns: the C return value, or None for C's NULL and for steps without one.
+        error: the error met, or None.
+        values: what the step observed, by name (JSON values only).
+        seconds: time in the guest.
+        trace: the host trace's lines that appeared during the step.
+        children: the results of nested steps (``fork``).
+    """
+
+    index: int
+    kind: str
+    args: dict[str, Any]
+    returns: int | None = None
+    error: StepError | None = None
+    values: dict[str, Any] = Field(default_factory=dict)
+    seconds: float = 0.0
+    trace: tuple[str, ...] = ()
+    children: tuple[StepEvidence, ...] = ()
+
+
+class Evidence(Record):
+    """Everything that the judge looks at.
+
+    Args:
+        steps: the steps that ran, in order; fewer than the scenario has when an error ended it.
+        kernel_log: the guest's kernel log from readiness to the end, one line each, without priority prefixes:
+            ``[    4.123456] DMAR: ...``.
+        devices: device name to its address as the guest sees it (``02:00.0``).
+    """
+
+    steps: tuple[StepEvidence, ...] = ()
+    kernel_log: tuple[str, ...] = ()
+    devices: dict[str, str] = Field(default_factory=dict)
+
+
+class FaultRecord(Record):
+    """One refused DMA as one witness saw it.
+
+    Args:
+        witness: ``trace`` (QEMU on the host) or ``kernel`` (the guest's log).
+        requester: bus, device and function as ``02:00.0``; with a PCI domain only where the log prints one.
+        access: ``read`` or ``write`` (as seen from the device), ``interrupt``, or None where not said.
+        address: the IOVA; the kernel prints it page aligned. None where the log does not say.
+        reason: the VT-d fault reason code.
+        reason_text: the log's own words for it, or None.
+        pasid: PASID, or None for requests without.
+        count: how many equal lines this record stands for, >= 1.
+        line: 1-based line of the first of them in its source, 0 where there is none.
+        step: index of the step during which the fault happened, or None where the source cannot tell.
+    """
+
+    witness: Literal["trace", "kernel"]
+    requester: str
+    access: Literal["read", "write", "interrupt"] | None
+    address: int | None
+    reason: int | None
+    reason_text: str | None = None
+    pasid: int | None = None
+    count: int = 1
+    line: int = 0
+    step: int | None = None
+
+
+class Check(Record):
+    """One thing that was judged.
+
+    Args:
+        name: what was looked at, e.g. ``step 3 (map)`` or ``faults``.
+        passed: whether it was as the scenario says.
+        message: one line for people; for a failure: expected and observed.
+        expected: the expectation in words or as JSON text.
+        observed: what was seen.
+        step: index of the step it belongs to, or None.
+    """
+
+    name: str
+    passed: bool
+    message: str
+    expected: str = ""
+    observed: str = ""
+    step: int | None = None
+
+
+class Verdict(Record):
+    """The judge's word on one cell's evidence.
+
+    Args:
+        passed: True when every check passed.
+        checks: all of them, in the order of the scenario.
+        faults: the faults of both witnesses, trace first.
+        notes: explained differences between the witnesses, for people.
+    """
+
+    passed: bool
+    checks: tuple[Check, ...]
+    faults: tuple[FaultRecord, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Versions(Record):
+    """What ran."""
+
+    harness: str
+    python: str
+    qemu: str
+    qemu_build: str
+    kernel: str
+    image: str
+    image_key: str
+    accelerator: str
+    accelerator_reason: str
+    payload: str
+    guest_python: str = ""
+
+
+class CellResult(Record):
+    """The whole result of one cell; ``verdict.json`` in its run folder.
+
+    Args:
+        scenario: id of the scenario: its path below the scenarios folder without ``.yaml``, e.g. ``dma/unmapped_read``.
+        title: the scenario's title.
+        source: the sentence of the specification that it covers.
+        file: where the scenario was read from.
+        outcome: pass, fail, error or skip.
+        failure_class: why not, or None for a pass or a skip.
+        message: one line that says why (failed check, error, skip reason); empty for a pass.
+        hint: what to do about it, or None.
+        seconds: wall time of the cell.
+        stages: stage name (``boot``, ``connect``, ``steps``, ...) to seconds.
+        folder: the run folder of the cell, or empty when there is none.
+        rerun: a command line that runs exactly this cell again.
+        console_tail: the console's last lines, for errors.
+    """
+
+    scenario: str
+    title: str
+    source: str
+    file: str
+    outcome: Outcome
+    failure_class: FailureClass | None = None
+    message: str = ""
+    hint: str | None = None
+    seconds: float = 0.0
+    stages: dict[str, float] = Field(default_factory=dict)
+    folder: str = ""
+    rerun: str = ""
+    versions: Versions | None = None
+    verdict: Verdict | None = None
+    evidence: Evidence | None = None
+    console_tail: tuple[str, ...] = ()
+
+
+class RunResult(Record):
+    """A whole run; ``run.json`` in the run folder.
+
+    Args:
+        started: ISO 8601 time in UTC.
+        argv: the command line.
+        host: facts about the host by name (cores, memory, kernel).
+        cells: results in the order of the scenarios.
+        seconds: wall time.
+        interrupted: True when the user stopped it.
+        jobs: how many cells ran at once.
+    """
+
+    started: str
+    argv: tuple[str, ...]
+    host: dict[str, str] = Field(default_factory=dict)
+    cells: tuple[CellResult, ...] = ()
+    seconds: float = 0.0
+    interrupted: bool = False
+    jobs: int = 1
+
+
+class Progress:
+    """Receives what happens during a run; a report that shows it live overrides what it needs.
+
+    Calls may come from several threads, but never two at once.
+    """
+
+    def run_started(self, total: int, jobs: int) -> None:
+        """A run of ``total`` cells begins with ``jobs`` at once."""
+
+    def cell_stage(self, scenario: str, stage: str) -> None:
+        """A cell enters a stage (``boot``, ``connect``, ``steps``, ``judge``)."""
+
+    def cell_finished(self, result: CellResult) -> None:
+        """A cell is done."""
+
+    def message(self, text: str) -> None:
+        """Something that the user should know (``building image trixie ...``)."""
+
+    def run_finished(self, result: RunResult) -> None:
+        """The run is over."""
