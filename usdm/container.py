@@ -1,0 +1,172 @@
+"""A VFIO container that somebody opened and gives to USDM as a file descriptor."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+
+from usdm import errors, vfio_uapi
+from usdm.limits import DEFAULT_IOVA_RANGES, PAGE_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Ioctl = Callable[[int, int, "bytearray | int"], int]
+
+_F_DUPFD_QUERY = 1024 + 3  # Linux 6.10
+_KCMP_NUMBER = {"x86_64": 312, "aarch64": 272}
+_KCMP_FILE = 0
+
+
+def kernel_ioctl(fd: int, request: int, argument: bytearray | int) -> int:
+    """Make the system call; raises `OSError`."""
+    return int(fcntl.ioctl(fd, request, argument))
+
+
+def get_info(fd: int, ioctl: Ioctl) -> vfio_uapi.IommuInfo:
+    """Ask the container `fd` for its IOMMU's ranges and page sizes.
+
+    Raises:
+        OSError: The descriptor is no container, or its IOMMU type is not set yet (EINVAL).
+    """
+    request = vfio_uapi.iommu_info_request()
+    ioctl(fd, vfio_uapi.IOMMU_GET_INFO, request)
+    needed = vfio_uapi.needed_size(request)
+    if needed > len(request):
+        request = vfio_uapi.iommu_info_request(needed)
+        ioctl(fd, vfio_uapi.IOMMU_GET_INFO, request)
+    return vfio_uapi.iommu_info(request)
+
+
+def map_dma(fd: int, ioctl: Ioctl, vaddr: int, iova: int, size: int, flags: int) -> None:
+    """Map `size` bytes of this process at `vaddr` to `iova`.
+
+    Raises:
+        MapFailed: The kernel refused; EEXIST is a failure too (D3: never trust a mapping that is not ours).
+    """
+    try:
+        ioctl(fd, vfio_uapi.IOMMU_MAP_DMA, vfio_uapi.map_dma(vaddr, iova, size, flags))
+    except OSError as error:
+        raise errors.MapFailed("virt", vaddr, error.errno or 0, f"size {size:#x} at IOVA {iova:#x}") from error
+
+
+def unmap_dma(fd: int, ioctl: Ioctl, iova: int, size: int) -> int:
+    """Unmap `size` bytes at `iova`.
+
+    Returns:
+        How many bytes the kernel unmapped.
+
+    Raises:
+        UnmapFailed: The kernel refused.
+    """
+    request = vfio_uapi.unmap_dma(iova, size)
+    try:
+        ioctl(fd, vfio_uapi.IOMMU_UNMAP_DMA, request)
+    except OSError as error:
+        raise errors.UnmapFailed("iova", iova, error.errno or 0, f"size {size:#x}") from error
+    return vfio_uapi.unmapped_size(request)
+
+
+def same_file(first: int, second: int) -> bool | None:
+    """Tell whether two descriptors of this process are one open file (one container).
+
+    The numbers do not tell: a number is given again after a close.
+
+    Returns:
+        None when the kernel cannot answer (before 6.10, and without kcmp).
+    """
+    try:
+        return bool(fcntl.fcntl(first, _F_DUPFD_QUERY, second))
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            return False
+    number = _KCMP_NUMBER.get(os.uname().machine)
+    if number is not None:
+        pid = os.getpid()
+        libc = ctypes.CDLL(None, use_errno=True)
+        order = int(libc.syscall(number, pid, pid, _KCMP_FILE, ctypes.c_ulong(first), ctypes.c_ulong(second)))
+        if order >= 0:
+            return order == 0
+        if ctypes.get_errno() == errno.EBADF:
+            return False
+    return None
+
+
+class AttachedContainer:
+    """A validated container. It holds a descriptor of its own, so the caller may close theirs.
+
+    Attributes:
+        fd: The number that was given.
+        no_iommu: There is no IOMMU behind the container, nothing can be mapped. The container decides, not the module
+            parameter `enable_unsafe_noiommu_mode`: where that is on, groups with an IOMMU still have one.
+        iova_ranges: Usable IOVAs, `(first, last)` with `last` inclusive; empty in no-IOMMU mode.
+    """
+
+    def __init__(self, fd: int, ioctl: Ioctl | None = None) -> None:
+        """Validate `fd`.
+
+        Raises:
+            NotAContainer: It is closed or negative, is something else (group, device, other file), or has no IOMMU
+                type set yet.
+            Unsupported: The kernel has another VFIO API, or the IOMMU cannot map 4 KiB pages.
+        """
+        self.fd = fd
+        self._ioctl: Ioctl = ioctl or kernel_ioctl
+        try:
+            # The duplicate keeps the container alive until the last unregister, whatever the caller closes.
+            self._own = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) if fd >= 0 else -1
+        except OSError as error:
+            raise errors.NotAContainer("fd", fd, os.strerror(error.errno or 0)) from error
+        if fd < 0:
+            raise errors.NotAContainer("fd", fd, os.strerror(errno.EBADF))
+        try:
+            self.no_iommu, self.iova_ranges = self._describe()
+        except BaseException:
+            self.close()
+            raise
+
+    def _describe(self) -> tuple[bool, tuple[tuple[int, int], ...]]:
+        """Return whether there is no IOMMU, and the usable IOVAs.
+
+        `GET_API_VERSION` comes first: a device descriptor would take `IOMMU_GET_INFO` for a question about hot reset,
+        and `IOMMU_MAP_DMA` for the order to do one.
+        """
+        own, ioctl = self._own, self._ioctl
+        try:
+            version = ioctl(own, vfio_uapi.GET_API_VERSION, 0)
+            if version != vfio_uapi.API_VERSION:
+                raise errors.Unsupported("fd", self.fd, f"VFIO API version {version}")
+            if ioctl(own, vfio_uapi.CHECK_EXTENSION, vfio_uapi.TYPE1_IOMMU) <= 0:
+                if ioctl(own, vfio_uapi.CHECK_EXTENSION, vfio_uapi.NOIOMMU_IOMMU) > 0:
+                    return True, ()
+                raise errors.NotAContainer("fd", self.fd, "its IOMMU is not type 1")
+            info = get_info(own, ioctl)
+        except OSError as error:
+            reason = "no IOMMU type is set" if error.errno == errno.EINVAL else os.strerror(error.errno or 0)
+            raise errors.NotAContainer("fd", self.fd, reason) from error
+        if info.page_sizes and not info.page_sizes & (2 * PAGE_SIZE - 1):
+            raise errors.Unsupported("fd", self.fd, f"the IOMMU's page sizes are {info.page_sizes:#x}, 4 KiB is needed")
+        # Kernels before 5.4 tell no ranges.
+        return False, DEFAULT_IOVA_RANGES if info.iova_ranges is None else info.iova_ranges
+
+    def is_same(self, fd: int) -> bool:
+        """Tell whether `fd` is this container: the number that was given, or another descriptor of the same file."""
+        same = same_file(self._own, fd)
+        return fd == self.fd if same is None else same
+
+    def map(self, vaddr: int, iova: int, size: int) -> None:
+        """Map for reads and writes of the device; raises `MapFailed`."""
+        map_dma(self._own, self._ioctl, vaddr, iova, size, vfio_uapi.MAP_FLAG_READ | vfio_uapi.MAP_FLAG_WRITE)
+
+    def unmap(self, iova: int, size: int) -> int:
+        """Unmap and return the number of bytes that the kernel unmapped; raises `UnmapFailed`."""
+        return unmap_dma(self._own, self._ioctl, iova, size)
+
+    def close(self) -> None:
+        """Give up the descriptor; the caller's own stays."""
+        own, self._own = self._own, -1
+        if own >= 0:
+            os.close(own)
