@@ -95,6 +95,9 @@ class FaultRecord(Record):
         count: how many equal lines this record stands for, >= 1.
         line: 1-based line of the first of them in its source, 0 where there is none.
         step: index of the step during which the fault happened, or None where the source cannot tell.
+        time: the source's own clock in seconds (the kernel's since boot, the trace's wall clock), or None. The clocks
+            of two witnesses must not be subtracted from each other.
+        index: index into the interrupt remapping table for ``interrupt``, else None.
     """
 
     witness: Literal["trace", "kernel"]
@@ -107,6 +110,8 @@ class FaultRecord(Record):
     count: int = 1
     line: int = 0
     step: int | None = None
+    time: float | None = None
+    index: int | None = None
 
 
 class Check(Record):
