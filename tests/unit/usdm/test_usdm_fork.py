@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+
+import pytest
+from usdm_fake_vfio import Factory, FakeVfio, is_mapped
+
+from usdm import errors
+from usdm.driver import Usdm
+
+PAGE = 4096
+
+
+def in_child(check: Callable[[], bool]) -> bool:
+    """Run `check` in a forked child and return its answer; no answer is False."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # other threads: a runner's
+        pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            code = 0 if check() else 2
+        finally:
+            os._exit(code)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def refused(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except errors.ForkedChild:
+        return True
+    return False
+
+
+def test_f1_a_child_cannot_touch_the_parents_container(usdm: Usdm, vfio: FakeVfio, fd: int, buffer: Factory) -> None:
+    virt, second = buffer(PAGE).address, buffer(PAGE).address
+    usdm.map(virt, PAGE)
+    address = usdm.allocate(PAGE)
+    iova = usdm.virt_to_phys(address)
+
+    def child() -> bool:
+        before = list(vfio.calls)
+        calls: list[Callable[[], object]] = [
+            lambda: usdm.map(second, PAGE),
+            lambda: usdm.unmap(virt, PAGE),
+            lambda: usdm.allocate(PAGE),
+            lambda: usdm.allocate(4 << 20),
+            lambda: usdm.free(address),
+            lambda: usdm.virt_to_phys(address),
+            lambda: usdm.phys_to_virt(iova),
+            lambda: usdm.register_device(fd),
+            lambda: usdm.unregister_device(fd),
+            lambda: usdm.close(),
+        ]
+        return all(refused(call) for call in calls) and vfio.calls == before
+
+    assert in_child(child)
+    assert usdm.map(second, PAGE)
+    assert usdm.virt_to_phys(address) == iova
+
+
+def test_f2_a_lock_that_was_held_at_the_fork_hangs_nobody(usdm: Usdm, fd: int) -> None:
+    with usdm._locked():
+        assert in_child(lambda: refused(lambda: usdm.allocate(PAGE)))
+
+
+def test_an_unused_state_with_a_held_lock_is_not_adopted(usdm: Usdm) -> None:
+    with usdm._locked():
+        assert in_child(lambda: refused(lambda: usdm.allocate(PAGE)))
+
+
+def test_a_child_of_a_parent_that_never_used_it(usdm: Usdm, vfio: FakeVfio, buffer: Factory) -> None:
+    fd, virt = vfio.open(), buffer(PAGE).address
+
+    def child() -> bool:
+        usdm.register_device(fd)
+        return usdm.map(virt, PAGE) == 0x200000 and usdm.allocate(PAGE) != 0
+
+    assert in_child(child)
+    assert not usdm.registered
+
+
+def test_allocated_memory_is_not_inherited(usdm: Usdm) -> None:
+    for size in (PAGE, 4 << 20):
+        address = usdm.allocate(size)
+        assert is_mapped(address, size, write=True)
+        assert in_child(lambda start=address: not is_mapped(start, PAGE, write=False))
+
+
+def test_plain_memory_is(usdm: Usdm) -> None:
+    address = usdm.allocate_plain(PAGE)
+
+    def child() -> bool:
+        usdm.free_plain(address)
+        return bool(usdm.allocate_plain(PAGE))
+
+    assert in_child(child)
+    usdm.free_plain(address)
+
+
+def test_the_error_names_both_processes(usdm: Usdm, fd: int) -> None:
+    parent = os.getpid()
+
+    def child() -> bool:
+        with pytest.raises(errors.ForkedChild) as caught:
+            usdm.allocate(PAGE)
+        return caught.value.value == os.getpid() and str(parent) in str(caught.value)
+
+    assert in_child(child)
