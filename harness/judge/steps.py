@@ -1,0 +1,174 @@
+"""What a scenario expects of each step, against what the step did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from harness.judge.words import value
+from harness.results import Check, StepEvidence
+from harness.scenario.expect import StepExpect
+from harness.scenario.steps import Fork, Step
+
+_NOT_SAID = "no word on it"
+
+
+@dataclass(frozen=True)
+class _Aspect:
+    """One thing that is looked at in a step."""
+
+    good: bool
+    expected: str
+    observed: str
+
+
+def check_steps(steps: Sequence[Step], evidence: Sequence[StepEvidence]) -> Iterator[Check]:
+    """One check for each step, in order, those of a fork's children after their parent's.
+
+    Args:
+        steps: the scenario's steps.
+        evidence: what ran; a step of which there is none did not run.
+    """
+    by_index: dict[int, StepEvidence] = {}
+    for one in evidence:
+        by_index.setdefault(one.index, one)
+    for index, step in enumerate(steps):
+        yield from _check_step(step, by_index.get(index), f"step {index}", index)
+    yield from _surplus(len(steps), evidence, "the scenario", "step ", None)
+
+
+def _check_step(step: Step, seen: StepEvidence | None, place: str, index: int) -> Iterator[Check]:
+    name = f"{place} ({step.kind})"
+    if seen is None:
+        message = "expected this step to run, observed that it did not"
+        yield Check(name=name, passed=False, message=message, expected="runs", observed="did not run", step=index)
+        children: Sequence[StepEvidence] = ()
+    else:
+        yield _check(name, tuple(_aspects(step, seen)), index)
+        children = seen.children
+    if isinstance(step.args, Fork):
+        number = place.removeprefix("step ")
+        # A child is known by its place in the list: it may count its own steps from anywhere.
+        for position, child in enumerate(step.args.steps):
+            child_seen = children[position] if position < len(children) else None
+            yield from _check_step(child, child_seen, f"step {number}.{position}", index)
+        yield from _surplus(len(step.args.steps), children, "the fork", f"step {number}.", index)
+
+
+def _surplus(
+    count: int, evidence: Sequence[StepEvidence], whole: str, prefix: str, step: int | None
+) -> Iterator[Check]:
+    """Evidence of steps that the scenario does not have: then nothing that is said of the others can be trusted."""
+    if len(evidence) > count:
+        extra = evidence[count]
+        yield Check(
+            name=f"{prefix}{count} ({extra.kind})",
+            passed=False,
+            message=f"expected {count} steps of {whole}, observed evidence of {len(evidence)}",
+            expected=f"{count} steps",
+            observed=f"{len(evidence)} steps",
+            step=step,
+        )
+
+
+def _check(name: str, aspects: Sequence[_Aspect], index: int) -> Check:
+    bad = [aspect for aspect in aspects if not aspect.good]
+    message = "; ".join(f"expected {a.expected}, observed {a.observed}" for a in bad)
+    return Check(
+        name=name,
+        passed=not bad,
+        message=message or "; ".join(a.observed for a in aspects),
+        expected="; ".join(a.expected for a in aspects),
+        observed="; ".join(a.observed for a in aspects),
+        step=index,
+    )
+
+
+def _aspects(step: Step, seen: StepEvidence) -> Iterator[_Aspect]:
+    if seen.kind != step.kind:
+        yield _Aspect(good=False, expected=f"evidence of {step.kind}", observed=f"evidence of {seen.kind}")
+        return
+    expect = step.expect
+    yield _error(expect, seen)
+    if expect.says("returns"):
+        yield _returns(expect, seen)
+    if seen.error is not None or expect.error is not None:
+        # A step that raised an error has observed nothing, and one that should have is judged by that alone.
+        return
+    if step.kind in ("check", "compare"):
+        yield _equal(expect.equal is not False, seen)
+    if step.kind == "translate_back":
+        yield _same(expect.same is not False, seen)
+    if step.kind == "translate" and expect.translation is not None:
+        yield _translation(expect.translation, seen)
+    if step.kind in ("dma_read", "dma_write"):
+        done = seen.values.get("completed")
+        observed = "a completed DMA" if done is True else "a DMA that did not complete"
+        yield _Aspect(good=done is True, expected="a completed DMA", observed=observed)
+
+
+def _error(expect: StepExpect, seen: StepEvidence) -> _Aspect:
+    expected = "no error" if expect.error is None else f"the error {expect.error}"
+    if seen.error is None:
+        return _Aspect(good=expect.error is None, expected=expected, observed="no error")
+    said = f": {seen.error.message}" if seen.error.message else ""
+    return _Aspect(
+        good=seen.error.type == expect.error, expected=expected, observed=f"the error {seen.error.type}{said}"
+    )
+
+
+def _returns(expect: StepExpect, seen: StepEvidence) -> _Aspect:
+    wanted = expect.returns
+    if wanted == "nonzero":
+        good = seen.returns is not None and seen.returns != 0
+        expected = "a return value that is not zero"
+    else:
+        good = seen.returns == wanted
+        expected = f"the return value {value(wanted)}"
+    return _Aspect(good=good, expected=expected, observed=f"the return value {value(seen.returns)}")
+
+
+def _equal(wanted: bool, seen: StepEvidence) -> _Aspect:
+    words = {True: "equal bytes", False: "bytes that differ"}
+    found = seen.values.get("equal")
+    if not isinstance(found, bool):
+        return _Aspect(good=False, expected=words[wanted], observed=_NOT_SAID)
+    observed = words[found]
+    if not found and seen.values.get("first_difference") is not None:
+        observed += f", the first at {value(seen.values['first_difference'])}"
+    return _Aspect(good=found is wanted, expected=words[wanted], observed=observed)
+
+
+def _same(wanted: bool, seen: StepEvidence) -> _Aspect:
+    words = {True: "the same virtual address", False: "another virtual address"}
+    found = seen.values.get("same")
+    if not isinstance(found, bool):
+        return _Aspect(good=False, expected=words[wanted], observed=_NOT_SAID)
+    observed = words[found]
+    if not found and "found" in seen.values:
+        observed += f", {value(seen.values['found'])}"
+    return _Aspect(good=found is wanted, expected=words[wanted], observed=observed)
+
+
+def _translation(wanted: str, seen: StepEvidence) -> _Aspect:
+    present, absent = (_number(seen.values.get(key)) for key in ("present", "absent"))
+    contiguous = seen.values.get("contiguous")
+    if present is None or absent is None:
+        return _Aspect(good=False, expected=_TRANSLATION[wanted], observed=_NOT_SAID)
+    # A range in which nothing was looked at is neither contiguous nor absent.
+    whole = present > 0 and absent == 0 and contiguous is True
+    none = absent > 0 and present == 0
+    row = "" if contiguous is None or not present else ", contiguous" if contiguous is True else ", not contiguous"
+    observed = f"{present} addresses translated, {absent} not{row}"
+    good = whole if wanted == "contiguous" else none
+    return _Aspect(good=good, expected=_TRANSLATION[wanted], observed=observed)
+
+
+_TRANSLATION = {
+    "contiguous": "every address translated, contiguous from the first",
+    "absent": "no address translated",
+}
+
+
+def _number(anything: object) -> int | None:
+    return anything if isinstance(anything, int) and not isinstance(anything, bool) else None

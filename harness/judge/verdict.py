@@ -1,0 +1,93 @@
+"""All checks of one cell, in the order of the scenario, and the verdict."""
+
+from __future__ import annotations
+
+import re
+
+from harness.fault import KernelFaults, clamped_lines, compare, evidence_faults, parse_kernel_log
+from harness.fault.trace import step_trace
+from harness.judge.faults import check_faults
+from harness.judge.steps import check_steps
+from harness.judge.words import listed
+from harness.results import Check, Evidence, FaultRecord, Verdict
+from harness.scenario.model import Scenario
+
+
+def judge(scenario: Scenario, evidence: Evidence) -> Verdict:
+    """Judge one cell: the evidence against what the scenario expects.
+
+    It starts nothing, and odd evidence gives a failed check, not an exception.
+
+    Args:
+        scenario: the scenario that ran.
+        evidence: what the run left.
+    """
+    trace = evidence_faults(evidence)
+    kernel = parse_kernel_log(evidence.kernel_log)
+    checks = [*check_steps(scenario.steps, evidence.steps)]
+    checks += _check_clamping(evidence)
+    checks.append(check_faults(scenario, evidence, trace, kernel))
+    witnesses, notes = _check_witnesses(trace, kernel)
+    checks.append(witnesses)
+    checks += [_check_log(pattern, evidence.kernel_log) for pattern in scenario.expect.kernel_log]
+    return Verdict(
+        passed=all(check.passed for check in checks),
+        checks=tuple(checks),
+        faults=(*trace, *kernel.records),
+        notes=notes,
+    )
+
+
+def _check_clamping(evidence: Evidence) -> list[Check]:
+    """A failed check for each step in which the device cut an address; none when it never did."""
+    checks = []
+    for seen in evidence.steps:
+        lines = clamped_lines(step_trace(seen))
+        if lines:
+            checks.append(
+                Check(
+                    name=f"device in step {seen.index} ({seen.kind})",
+                    passed=False,
+                    message=f"expected the device to use the whole address, observed that it cut it: {lines[0]}",
+                    expected="a DMA to the address that the step names",
+                    observed=listed(lines),
+                    step=seen.index,
+                )
+            )
+    return checks
+
+
+def _check_witnesses(trace: tuple[FaultRecord, ...], kernel: KernelFaults) -> tuple[Check, tuple[str, ...]]:
+    comparison = compare(trace, kernel)
+    counts = f"{len(trace)} in the trace, {len(kernel.records)} in the kernel's log"
+    message = f"the witnesses agree: {counts}"
+    if comparison.explanations:
+        message += ", the difference is explained"
+    if not comparison.agrees:
+        message = f"expected witnesses that agree, observed {counts}; {listed(comparison.unexplained)}"
+    check = Check(
+        name="witnesses",
+        passed=comparison.agrees,
+        message=message,
+        expected="the trace and the kernel's log tell of the same faults",
+        observed=listed(comparison.unexplained) or counts,
+    )
+    return check, comparison.explanations
+
+
+def _check_log(pattern: str, log: tuple[str, ...]) -> Check:
+    """Whether a regular expression is found in a line of the kernel's log."""
+    found: str | None = None
+    problem = f"no such line among {len(log)}"
+    try:
+        compiled = re.compile(pattern)
+        found = next((line for line in log if compiled.search(line)), None)
+    except (re.error, OverflowError, RecursionError) as error:
+        problem = f"no regular expression: {error}"
+    return Check(
+        name=f"kernel log /{pattern}/",
+        passed=found is not None,
+        message=f"found: {found}" if found is not None else f"expected a line with {pattern}, observed {problem}",
+        expected=f"a line with {pattern}",
+        observed=problem if found is None else found,
+    )
