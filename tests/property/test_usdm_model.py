@@ -32,7 +32,10 @@ class Model(RuleBasedStateMachine):
         self.vfio = FakeVfio()
         self.usdm = Usdm(self.vfio.ioctl)
         self.buffer = Buffer(AREA * PAGE)
-        self.fds: list[int] = []
+        # The ranges are known from here on; memory from before could lie outside them (IovaOutOfRange).
+        self.fds = [self.vfio.open(FakeContainer(ranges=RANGES))]
+        self.usdm.register_device(self.fds[0])
+        self.usdm.unregister_device(self.fds[0])
         self.count = 0
         self.mapped: dict[int, tuple[int, int]] = {}  # page -> (pages, iova)
         self.held: dict[int, tuple[int, int]] = {}  # address -> (size, iova)
@@ -71,8 +74,7 @@ class Model(RuleBasedStateMachine):
 
     @rule()
     def unregister(self) -> None:
-        fd = self.fds[-1] if self.fds else 0
-        self.expect(None if self.count else errors.NotRegistered, self.usdm.unregister_device, fd)
+        self.expect(None if self.count else errors.NotRegistered, self.usdm.unregister_device, self.fds[-1])
         self.count = max(0, self.count - 1)
         if not self.count:
             self.mapped.clear()
@@ -170,8 +172,6 @@ class Model(RuleBasedStateMachine):
 
     @invariant()
     def the_device_sees_what_the_program_holds(self) -> None:
-        if not self.fds:
-            return
         container = self.vfio.of(self.fds[-1])
         if not self.count:
             assert container.entries == {}

@@ -78,7 +78,10 @@ def test_get_info_failing(vfio: FakeVfio) -> None:
         AttachedContainer(vfio.open(), vfio.ioctl)
 
 
-def test_same_file() -> None:
+@pytest.mark.parametrize("old_kernel", [False, True])
+def test_same_file(monkeypatch: pytest.MonkeyPatch, old_kernel: bool) -> None:
+    if old_kernel:
+        monkeypatch.setattr("usdm.container._F_DUPFD_QUERY", 1024 + 999)
     first, other = os.memfd_create("a"), os.memfd_create("b")
     copy = os.dup(first)
     assert same_file(first, first) in (True, None)

@@ -276,3 +276,28 @@ def test_close_gives_everything_back(usdm: Usdm, vfio: FakeVfio, fd: int) -> Non
 
 def test_the_default_ranges_are_39_bits_without_the_msi_window() -> None:
     assert DEFAULT_IOVA_RANGES == ((0, 0xFEDFFFFF), (0xFEF00000, 2**39 - 1))
+
+
+def test_room_that_was_missing_is_found_after_a_free(usdm: Usdm, vfio: FakeVfio, fd: int) -> None:
+    first, second = usdm.allocate(MIB), usdm.allocate(MIB - KIB)
+    other = usdm.allocate(MIB)  # no room in the first slab
+    usdm.free(first)
+    assert usdm.allocate(MIB) == first
+    usdm.free(first)
+    usdm.free(second)
+    usdm.free(other)
+    assert len({usdm.allocate(2 * MIB - 1) for _ in range(2)}) == 2
+    assert len(vfio.of(fd).entries) == 2
+
+
+def test_a_refused_mapping_gives_its_iova_back(vfio: FakeVfio, usdm: Usdm, buffer: Factory) -> None:
+    usdm.register_device(vfio.open(FakeContainer(ranges=((0, 6 * MIB - 1),))))
+    virt = buffer(4096).address
+    for _ in range(5):
+        vfio.fail(MAP, errno.ENOSPC)
+        with pytest.raises(errors.MapFailed):
+            usdm.allocate(4 * MIB)
+        vfio.fail(MAP, errno.ENOSPC)
+        with pytest.raises(errors.MapFailed):
+            usdm.map(virt, 4096)
+    assert usdm.allocate(4 * MIB)

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from usdm_fake_vfio import Factory, FakeContainer, FakeVfio
@@ -13,6 +14,15 @@ from usdm.driver import Usdm
 
 PAGE, MIB = 4096, 1 << 20
 THREADS, ROUNDS = 8, 150
+
+
+@pytest.fixture(autouse=True)
+def often() -> Iterator[None]:
+    """Let threads take turns as often as the interpreter can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
 
 
 def run(work: Callable[[int], None]) -> None:
