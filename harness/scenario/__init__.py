@@ -1,0 +1,30 @@
+"""Scenario files: their models, their loading with ``file:line:column``, and their JSON Schema."""
+
+from __future__ import annotations
+
+from harness.scenario.expect import FaultExpect, ScenarioExpect, StepExpect
+from harness.scenario.load import find_scenarios, lint, load_scenario, parse_scenario
+from harness.scenario.machine import Device, Machine, Needs
+from harness.scenario.model import Scenario
+from harness.scenario.problems import Problem, ScenarioError
+from harness.scenario.steps import KINDS, Args, Step, expect_keys
+
+__all__ = [
+    "KINDS",
+    "Args",
+    "Device",
+    "FaultExpect",
+    "Machine",
+    "Needs",
+    "Problem",
+    "Scenario",
+    "ScenarioError",
+    "ScenarioExpect",
+    "Step",
+    "StepExpect",
+    "expect_keys",
+    "find_scenarios",
+    "lint",
+    "load_scenario",
+    "parse_scenario",
+]

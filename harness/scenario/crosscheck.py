@@ -1,0 +1,253 @@
+"""Checks between the parts of a scenario: names, addresses, ids, and expectations that fit what they stand at.
+
+The parts that are well formed by themselves are looked at even when others are not, so that one reading of a file
+tells everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from harness.scenario.base import Model
+from harness.scenario.expect import FaultExpect, StepExpect
+from harness.scenario.machine import Machine
+from harness.scenario.problems import Problem, suggest
+from harness.scenario.steps import KINDS, Args, Compare, ContainerMap, DmaArgs, Fill, Map, RegisterFd, expect_keys
+from harness.scenario.values import show
+from harness.scenario.yaml_marks import Document, Path_
+
+_M = TypeVar("_M", bound=Model)
+
+
+@dataclass(slots=True)
+class _Names:
+    """What steps can name at a point of the scenario."""
+
+    devices: list[str] | None
+    opened: set[str] = field(default_factory=set)
+    buffers: dict[str, tuple[str, int | None]] = field(default_factory=dict)  # name: kind of step, size
+    mapped: set[str] = field(default_factory=set)
+
+    def child(self) -> _Names:
+        return _Names(self.devices, set(self.opened), dict(self.buffers), set(self.mapped))
+
+
+def cross_check(document: Document, file: Path) -> list[Problem]:
+    """What is wrong between the parts of a scenario.
+
+    Args:
+        document: a file's data and places.
+        file: its name.
+    """
+    if not isinstance(document.data, dict):
+        return []
+    return _CrossCheck(document, file).run(document.data)
+
+
+def _try(model: type[_M], data: Any) -> _M | None:
+    try:
+        return model.model_validate(data)
+    except ValidationError:
+        return None
+
+
+def _kind_of(raw: Any) -> str | None:
+    kinds = [key for key in raw if key in KINDS] if isinstance(raw, Mapping) else []
+    return kinds[0] if len(kinds) == 1 else None
+
+
+class _CrossCheck:
+    def __init__(self, document: Document, file: Path) -> None:
+        self._document = document
+        self._file = file
+        self._problems: list[Problem] = []
+        self._ids: dict[str, tuple[int, str | None]] = {}  # id: line, kind
+
+    def _add(self, path: Path_, message: str, hint: str | None = None, *, key: bool = False) -> None:
+        self._problems.append(Problem(self._file, *self._document.place(path, key=key), message, hint))
+
+    def run(self, data: Mapping[str, Any]) -> list[Problem]:
+        machine = _try(Machine, data.get("machine"))
+        if machine is not None:
+            self._machine(machine)
+        raw = data.get("machine")
+        devices = raw.get("devices", {}) if isinstance(raw, dict) else None
+        names = _Names(list(devices) if isinstance(devices, dict) else None)
+        steps = data.get("steps")
+        if isinstance(steps, tuple):
+            self._steps(steps, ("steps",), names)
+        expect = data.get("expect")
+        faults = expect.get("faults") if isinstance(expect, dict) else None
+        for index, raw in enumerate(faults if isinstance(faults, tuple) else ()):
+            fault = _try(FaultExpect, raw)
+            if fault is not None:
+                self._fault(fault, ("expect", "faults", index), names)
+        return self._problems
+
+    def _machine(self, machine: Machine) -> None:
+        taken: dict[str, str] = {}
+        for name, device in machine.devices.items():
+            path: Path_ = ("machine", "devices", name, "at")
+            if device.at in taken:
+                message = f"expected an address of its own, found {device.at}, which is '{taken[device.at]}'"
+                self._add(path, message, "each device needs its own bus: 01:00.0 to 08:00.0")
+            taken.setdefault(device.at, name)
+
+    def _steps(self, steps: tuple[Any, ...], at: Path_, names: _Names) -> None:
+        for index, raw in enumerate(steps):
+            path = (*at, index)
+            kind = _kind_of(raw)
+            if kind is None:
+                continue
+            self._id(raw.get("id"), path, kind)
+            self._expect(raw.get("expect"), path, kind)
+            args = _try(KINDS[kind], raw[kind])
+            if kind == "fork":
+                self._fork(raw[kind], (*path, kind), names)
+            elif args is None:
+                self._broken(raw[kind], kind, (*path, kind), names)
+            else:
+                self._use(args, kind, (*path, kind), names)
+                self._bind(args, kind, (*path, kind), names)
+
+    def _fork(self, raw: Any, path: Path_, names: _Names) -> None:
+        if len([part for part in path if part == "fork"]) > 1:
+            self._add(
+                path, "expected no fork inside a fork, found one", "write the steps into the outer fork", key=True
+            )
+        steps = raw.get("steps") if isinstance(raw, dict) else None
+        if isinstance(steps, tuple):
+            self._steps(steps, (*path, "steps"), names.child())
+
+    def _id(self, step_id: Any, path: Path_, kind: str) -> None:
+        if not isinstance(step_id, str):
+            return
+        if step_id in self._ids:
+            message = f"expected an id of its own, found {show(step_id)} again"
+            self._add((*path, "id"), message, f"the first one is in line {self._ids[step_id][0]}")
+            return
+        self._ids[step_id] = self._document.place((*path, "id"))[0], kind
+
+    def _expect(self, raw: Any, path: Path_, kind: str) -> None:
+        if not isinstance(raw, dict):
+            return
+        allowed = expect_keys(kind)
+        for key in raw:
+            if key in StepExpect.model_fields and key not in allowed:
+                fits = ", ".join(allowed)
+                hint = f"these do: {fits}" if allowed else "the child's steps have their own"
+                message = f"expected a key that fits {kind}, found '{key}'"
+                self._add((*path, "expect", key), message, hint, key=True)
+        if raw.get("error") is not None:
+            for key in ("equal", "same", "translation"):
+                if key in raw and key in allowed:
+                    message = f"expected either error or {key}, found both"
+                    self._add((*path, "expect", key), message, "a step that fails observes nothing", key=True)
+        if (
+            "returns" in raw
+            and raw["returns"] is None
+            and kind not in ("alloc", "alloc_plain")
+            and "returns" in allowed
+        ):
+            self._add(
+                (*path, "expect", "returns"), "expected an integer or nonzero, found null", "it returns no pointer"
+            )
+
+    # ---- names
+
+    def _use(self, args: Args, kind: str, path: Path_, names: _Names) -> None:
+        """Check the names and the places that a step uses."""
+        device = getattr(args, "device", None)
+        known = device is not None and self._device(device, (*path, "device"), names)
+        if known and kind not in ("open", "register") and device not in names.opened:
+            self._add((*path, "device"), f"expected an open device, found '{device}'", "open or register it before")
+        if isinstance(args, RegisterFd) and args.fd in ("device", "group") and not names.opened:
+            self._add((*path, "fd"), f"expected an open device before fd: {args.fd}, found none", "open one before")
+        for key in ("buffer", "with"):
+            name = getattr(args, "with_" if key == "with" else key, None)
+            if name is not None and self._buffer(name, (*path, key), names):
+                self._buffer_use(args, kind, key, name, path, names)
+
+    def _device(self, name: str, path: Path_, names: _Names) -> bool:
+        if names.devices is None or name in names.devices:
+            return True
+        hint = suggest(name, names.devices, "the machine's devices are")
+        self._add(path, f"expected a device of the machine, found '{name}'", hint)
+        return False
+
+    def _buffer(self, name: str, path: Path_, names: _Names) -> bool:
+        if name in names.buffers:
+            return True
+        hint = suggest(name, list(names.buffers), "the buffers so far are")
+        self._add(path, f"expected a buffer that an earlier step made, found '{name}'", hint)
+        return False
+
+    def _buffer_use(self, args: Args, kind: str, key: str, name: str, path: Path_, names: _Names) -> None:
+        maker, size = names.buffers[name]
+        wanted = {"free": "alloc", "free_plain": "alloc_plain", "release": "buffer"}.get(kind)
+        if wanted is not None and maker not in (wanted, "?"):
+            other = {"alloc": "free", "alloc_plain": "free_plain", "buffer": "release"}[maker]
+            if kind != "free":
+                self._add((*path, key), f"expected a buffer of {wanted}, found '{name}' of {maker}", f"use {other}")
+        if isinstance(args, DmaArgs) and maker in ("buffer", "alloc_plain") and name not in names.mapped:
+            self._add(
+                (*path, key), f"expected a buffer with an IOVA, found '{name}'", "map it before, or write an iova"
+            )
+        if isinstance(args, Fill | Compare) and size is not None:
+            offset = getattr(args, "with_offset" if key == "with" else "offset")
+            if offset + (args.size or 0) > size or offset >= size:
+                found = f"offset {offset}" + (f" + size {args.size}" if args.size is not None else "")
+                self._add((*path, key), f"expected bytes inside '{name}' of {size} bytes, found {found}")
+
+    def _bind(self, args: Args, kind: str, path: Path_, names: _Names) -> None:
+        """Note what a step makes known to later ones."""
+        name = getattr(args, "as_", None)
+        if name is not None:
+            if name in names.buffers:
+                hint = "a name keeps standing for the same memory, so that its use after free can be written down"
+                self._add((*path, "as"), f"expected a new name, found '{name}' again", hint)
+            names.buffers[name] = kind, getattr(args, "size", None)
+        device = getattr(args, "device", None)
+        if kind in ("open", "register"):
+            names.opened.add(str(device))
+        elif kind == "close":
+            names.opened.discard(str(device))
+        if isinstance(args, Map | ContainerMap) and args.buffer is not None:
+            names.mapped.add(args.buffer)
+
+    def _broken(self, raw: Any, kind: str, path: Path_, names: _Names) -> None:
+        """Check the names in a step with a mistake, and note what it would have made known, to tell of it once."""
+        given = {key: name for key, name in raw.items() if isinstance(name, str)} if isinstance(raw, dict) else {}
+        fields = [field.alias or name for name, field in KINDS[kind].model_fields.items()]
+        if "device" in given and "device" in fields:
+            self._device(given["device"], (*path, "device"), names)
+            names.opened.add(given["device"])
+        for key in ("buffer", "with"):
+            if key in given and key in fields:
+                self._buffer(given[key], (*path, key), names)
+        if "as" in given:
+            names.buffers.setdefault(given["as"], ("?", None))
+        names.mapped.add(given.get("buffer", ""))
+
+    # ---- expectations of the scenario
+
+    def _fault(self, fault: FaultExpect, path: Path_, names: _Names) -> None:
+        if fault.device is not None:
+            self._device(fault.device, (*path, "device"), names)
+        if fault.buffer is not None:
+            self._buffer(fault.buffer, (*path, "buffer"), names)
+        if fault.step is None:
+            return
+        if fault.step not in self._ids:
+            hint = suggest(fault.step, list(self._ids), "the ids of steps are")
+            self._add((*path, "step"), f"expected the id of a step, found '{fault.step}'", hint)
+            return
+        line, kind = self._ids[fault.step]
+        if kind != f"dma_{fault.access}":
+            message = f"expected a step of kind dma_{fault.access}, found '{fault.step}', a {kind}"
+            self._add((*path, "step"), message, f"the step is in line {line}")

@@ -1,0 +1,81 @@
+"""What must be seen: of one step, and of the whole scenario."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from harness.scenario.base import Model
+from harness.scenario.values import Address, Bdf, ErrorName, Name, Regex, Returns, SignedSize, refuse
+
+
+class StepExpect(Model):
+    """What must be seen of one step. Without it: no error, and check, compare and translate_back say equal, same."""
+
+    error: ErrorName | None = Field(
+        default=None, description="Class name of the error that must be raised, from usdm/errors.py. Default: no error."
+    )
+    returns: Returns = Field(
+        default=None,
+        description="The C return value: an integer, null (C's NULL), or nonzero. Default: not looked at.",
+    )
+    equal: bool | None = Field(default=None, description="check, compare: whether the bytes are equal. Default: true.")
+    same: bool | None = Field(
+        default=None, description="translate_back: whether the IOVA gives the virtual address back. Default: true."
+    )
+    translation: Literal["contiguous", "absent"] | None = Field(
+        default=None,
+        description="translate: contiguous (every page present, ascending from the first) or absent (none is).",
+    )
+
+    def says(self, key: str) -> bool:
+        """Whether the key was written in the file; ``returns: null`` says something, leaving it out does not."""
+        return key in self.model_fields_set
+
+
+def exactly_one(first: str, second: str, model: Model) -> None:
+    """Check that a model has one of two values that exclude each other; raises pydantic's custom error."""
+    given = [name for name in (first, second) if getattr(model, name) is not None]
+    if len(given) != 1:
+        found = f"both {first} and {second}" if given else "neither"
+        raise refuse(f"exactly one of {first} and {second}", found, f"write {first} or {second}", quote=False)
+
+
+class FaultExpect(Model):
+    """A refused DMA that must be reported."""
+
+    device: Name | None = Field(default=None, description="The device that asked, by its name in machine.devices.")
+    requester: Bdf | None = Field(default=None, description="Or the requester's PCI address.")
+    access: Literal["read", "write"] = Field(description="What the device wanted to do with the memory.")
+    address: Address | None = Field(default=None, description="The IOVA. Compared by page: the kernel prints no more.")
+    buffer: Name | None = Field(default=None, description="Or the buffer whose IOVA it is.")
+    offset: SignedSize = Field(default=0, description="Offset from the buffer's IOVA, negative for a place before it.")
+    reason: int = Field(
+        ge=1,
+        le=0xFF,
+        description="VT-d's fault reason: 4 beyond the address width, 5 no write permission, 6 no read permission.",
+    )
+    step: Name | None = Field(default=None, description="The id of the step that causes it.")
+
+    @model_validator(mode="after")
+    def _one_of(self) -> FaultExpect:
+        exactly_one("device", "requester", self)
+        exactly_one("address", "buffer", self)
+        if self.address is not None and self.offset:
+            raise refuse("an offset only beside buffer", "address and offset", "add it to the address", quote=False)
+        return self
+
+
+class ScenarioExpect(Model):
+    """What must be seen of the whole scenario. Without it: no fault happens."""
+
+    faults: tuple[FaultExpect, ...] = Field(
+        default=(),
+        strict=False,
+        description="Every fault that happens; none may be missing, none may be beside them. The kernel reports about "
+        "three per five seconds.",
+    )
+    kernel_log: tuple[Regex, ...] = Field(
+        default=(), strict=False, description="Regular expressions that must each be found in the guest's kernel log."
+    )

@@ -1,0 +1,62 @@
+"""A scenario: a machine, steps, and what must be seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, PrivateAttr
+
+from harness.scenario.base import Model
+from harness.scenario.expect import ScenarioExpect
+from harness.scenario.machine import Machine, Needs
+from harness.scenario.steps import Step
+from harness.scenario.values import Seconds, Text
+
+
+class Scenario(Model):
+    """One scenario file.
+
+    Attributes:
+        id: its path below the scenarios folder without ``.yaml``, e.g. ``dma/unmapped_read``; empty when not loaded.
+        file: the file that it was loaded from.
+    """
+
+    title: Text = Field(description="One sentence that says what holds.")
+    source: Text = Field(description="Where that is specified: the document and its sentence, quoted.")
+    description: Text | None = Field(default=None, description="What a reader should know besides.")
+    machine: Machine = Field(description="What the guest runs on.")
+    needs: Needs = Field(default_factory=Needs, description="Versions without which the scenario is skipped.")
+    timeout: Seconds | None = Field(
+        default=None, description="How long the whole scenario may take: 60s, 2m. Default: the run's."
+    )
+    steps: tuple[Step, ...] = Field(strict=False, min_length=1, description="What is done in the guest, in order.")
+    expect: ScenarioExpect = Field(default_factory=ScenarioExpect, description="What must be seen in the end.")
+
+    _id: str = PrivateAttr(default="")
+    _file: Path = PrivateAttr(default=Path())
+
+    @property
+    def id(self) -> str:
+        """The path below the scenarios folder without ``.yaml``; empty when it was not loaded from a file."""
+        return self._id
+
+    @property
+    def file(self) -> Path:
+        """The file that it was loaded from."""
+        return self._file
+
+    def located(self, scenario_id: str, file: Path) -> Scenario:
+        """This scenario with its id and its file."""
+        copy = self.model_copy()
+        copy._id = scenario_id
+        copy._file = file
+        return copy
+
+    def steps_by_id(self) -> dict[str, int]:
+        """The ids of steps and the positions of these steps; a step inside ``fork`` has the position of the fork."""
+        found: dict[str, int] = {}
+        for index, step in enumerate(self.steps):
+            for one in (step, *getattr(step.args, "steps", ())):
+                if one.id is not None:
+                    found[one.id] = index
+        return found

@@ -1,0 +1,87 @@
+"""The JSON Schema of scenario files, for editors. ``python -m harness.scenario.schema`` writes it anew."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from harness.scenario.model import Scenario
+from harness.scenario.steps import KINDS, expect_keys
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def _step(definitions: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a step as it stands in a file: one key of ``KINDS`` beside ``expect`` and ``id``."""
+    model = definitions["Step"]
+    properties: dict[str, Any] = {}
+    fits = []
+    for kind, args in KINDS.items():
+        properties[kind] = {
+            "$ref": f"#/$defs/{args.__name__}",
+            "description": definitions[args.__name__]["description"],
+        }
+        keys = {"propertyNames": {"enum": list(expect_keys(kind))}}
+        fits.append({"if": {"required": [kind]}, "then": {"properties": {"expect": keys}}})
+    for key in ("expect", "id"):
+        properties[key] = model["properties"][key]
+    return {
+        "description": model["description"].splitlines()[0],
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+        "oneOf": [{"required": [kind]} for kind in KINDS],
+        "allOf": fits,
+    }
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of scenario files."""
+    models: list[type[BaseModel]] = [Scenario, *KINDS.values()]
+    definitions = models_json_schema([(model, "validation") for model in models], by_alias=True)[1]["$defs"]
+    definitions["Step"] = _step(definitions)
+    definitions.pop("Args", None)
+    scenario = definitions.pop("Scenario")
+    scenario["description"] = "A scenario of usdm-harness: a machine, steps, and what must be seen."
+    _clean(scenario)
+    _clean(definitions)
+    return {"$schema": _DIALECT, **scenario, "$defs": dict(sorted(definitions.items()))}
+
+
+def _clean(schema: Any) -> None:
+    """Take out what pydantic adds for programs: titles made of field names, and null for keys that can be left out."""
+    if isinstance(schema, list):
+        for item in schema:
+            _clean(item)
+    if not isinstance(schema, dict):
+        return
+    if isinstance(schema.get("title"), str):
+        del schema["title"]
+    if "default" in schema and schema["default"] is None:
+        del schema["default"]
+    description = schema.get("description")
+    if isinstance(description, str):
+        schema["description"] = description.split("\n\n")[0]
+    for item in schema.values():
+        _clean(item)
+
+
+def schema_text() -> str:
+    """The schema as the text of ``scenarios/schema.json``."""
+    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Write the schema to the file named, or to ``scenarios/schema.json`` of the working tree."""
+    target = Path(arguments[0]) if arguments else Path(__file__).parents[2] / "scenarios" / "schema.json"
+    target.write_text(schema_text(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
