@@ -30,7 +30,7 @@ INT = [
 ]
 
 
-@pytest.mark.parametrize("bad", BAD, ids=repr)
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: f"{type(bad).__name__}")
 @pytest.mark.parametrize(("name", "arguments"), WORD)
 def test_words(usdm: Usdm, vfio: FakeVfio, fd: int, buffer: Factory, name: str, arguments: Any, bad: Any) -> None:
     usdm.map(buffer(4096).address, 4096)
