@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.fault import clamped_lines, collapse, compare, parse_kernel_log, parse_trace
@@ -74,6 +74,7 @@ def faults(draw):
     return bdf, draw(accesses), draw(pages) << 12, draw(dma_reasons)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(faults(), st.sampled_from(FORMS), prefixes, noise), max_size=8),
     st.none() | st.integers(0, 2**20 - 1),
@@ -91,6 +92,7 @@ def test_what_is_printed_in_any_form_is_read_back(items, pasid):
     assert [r.pasid for r in records] == [pasid if has else None for has in with_pasid]
 
 
+@settings(deadline=None)
 @given(st.text() | st.lists(st.text()))
 def test_no_text_makes_the_parsers_fail(text):
     parse_kernel_log(text)
@@ -98,12 +100,14 @@ def test_no_text_makes_the_parsers_fail(text):
     clamped_lines(text if isinstance(text, list) else [text])
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=200))
 def test_no_shuffle_of_real_logs_makes_the_parser_fail(pieces):
     faults = parse_kernel_log("".join(pieces))
     assert all(record.requester for record in faults.records)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(LOGS), st.integers(0, 2000))
 def test_a_log_cut_off_anywhere_gives_no_wrong_record(log, end):
     whole = parse_kernel_log(log).records
@@ -147,6 +151,7 @@ def test_work_per_line_is_bounded(monkeypatch):
     assert max(looked) <= 65
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 65535), dma_reasons, st.integers(0, 2**64 - 1), st.booleans()), max_size=30))
 def test_trace_lines_are_read_back_and_collapse_loses_nothing(events):
     lines = [
@@ -163,6 +168,7 @@ def test_trace_lines_are_read_back_and_collapse_loses_nothing(events):
     assert {r.address for r in collapsed} <= {r.address for r in records}
 
 
+@settings(deadline=None)
 @given(st.lists(faults(), max_size=12))
 def test_a_log_that_has_all_faults_agrees_and_one_more_does_not(items):
     lines = []

@@ -1,0 +1,90 @@
+"""Small pieces of text that all reports share."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from harness.results import CellResult, FaultRecord, Outcome, RunResult
+
+# Sequences that move the cursor, change colours or set the window's title; then every other character that has no
+# place in a text: a guest can print anything, and a report must neither disturb a terminal nor break an XML file.
+_ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]{0,32}[ -/]{0,4}[@-~]|\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)|[@-Z\\^_])")
+_FORBIDDEN: Final = re.compile("[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+ORDER: Final = (Outcome.ERROR, Outcome.FAIL, Outcome.SKIP, Outcome.PASS)
+"""Outcomes, the worst first."""
+
+
+def clean(text: str) -> str:
+    """The text without escape sequences and control characters; line breaks and tabs stay."""
+    return _FORBIDDEN.sub("", _ESCAPES.sub("", text))
+
+
+def one_line(text: str) -> str:
+    """The text as one clean line."""
+    return " ".join(clean(text).split())
+
+
+def counts(cells: Iterable[CellResult]) -> dict[Outcome, int]:
+    """How many cells had each outcome."""
+    found = Counter(cell.outcome for cell in cells)
+    return {outcome: found[outcome] for outcome in Outcome}
+
+
+def summary(result: RunResult) -> str:
+    """The run in one line: ``3 passed, 1 failed, 0 errors, 2 skipped in 12.3 s``."""
+    number = counts(result.cells)
+    text = (
+        f"{number[Outcome.PASS]} passed, {number[Outcome.FAIL]} failed, {number[Outcome.ERROR]} errors,"
+        f" {number[Outcome.SKIP]} skipped in {result.seconds:.1f} s"
+    )
+    return text + (" (interrupted)" if result.interrupted else "")
+
+
+def variant(cell: CellResult) -> str:
+    """What tells cells of one scenario apart: ``qemu 11.1.3, kernel 6.12.88``; empty when nothing is known."""
+    if cell.versions is None:
+        return ""
+    return one_line(f"qemu {cell.versions.qemu}, kernel {cell.versions.kernel}")
+
+
+def reasons(cell: CellResult) -> list[str]:
+    """Why a cell did not pass, one line each: its message first, then further failed checks."""
+    message = one_line(cell.message)
+    lines = [message] if message else []
+    for check in cell.verdict.checks if cell.verdict is not None else ():
+        line = one_line(f"{check.name}: {check.message}")
+        # The message of a failed cell repeats a check; its words may stand with or without the check's name.
+        if not check.passed and one_line(check.message) not in " ".join(lines):
+            lines.append(line)
+    return lines
+
+
+def fault_line(fault: FaultRecord) -> str:
+    """A fault record in one line."""
+    address = "address not said" if fault.address is None else f"{fault.address:#x}"
+    if fault.access == "interrupt":
+        address = "index not said" if fault.index is None else f"index {fault.index:#x}"
+    reason = "reason not said" if fault.reason is None else f"reason 0x{fault.reason:02x}"
+    text = f"{fault.requester} {fault.access or 'access not said'} {address} {reason}"
+    text += "" if fault.reason_text is None else f" {one_line(fault.reason_text)}"
+    text += "" if fault.pasid is None else f", PASID {fault.pasid:#x}"
+    text += f", {fault.count} times" if fault.count > 1 else ""
+    return text + ("" if fault.step is None else f", step {fault.step}")
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a file so that a reader never sees half of it, and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
