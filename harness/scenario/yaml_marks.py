@@ -122,7 +122,7 @@ class _Reader:
         except yaml.reader.ReaderError as error:
             before = text[: error.position]
             place = (before.count("\n") + 1, error.position - (before.rfind("\n") + 1) + 1)
-            message = f"expected text, found the control character U+{ord(error.character):04X}"
+            message = f"expected text, found the control character U+{ord(text[error.position]):04X}"
             self._problem(place, message, "remove it; scenario files are plain UTF-8 text")
             raise _Stop from None
         self._next()  # the start of the stream
@@ -154,7 +154,9 @@ class _Reader:
             hint = "remove the tag; write a string in quotes"
             self._problem(place, f"expected a value, found the tag {show(event.tag)}", hint)
         if isinstance(event, yaml.ScalarEvent):
-            return event.value if event.style or event.tag else self._plain(event.value, place)
+            if event.tag is not None:
+                return REFUSED
+            return event.value if event.style else self._plain(event.value, place)
         if isinstance(event, yaml.SequenceStartEvent):
             return self._sequence(path, depth)
         return self._mapping(path, depth)

@@ -1,0 +1,178 @@
+"""What others use of a loaded scenario."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from harness.scenario import KINDS, Scenario, expect_keys, parse_scenario
+
+PROJECT = Path(__file__).parents[3]
+
+TEXT = """\
+title: all kinds of steps
+source: s
+machine:
+  {iommu: intel, aw_bits: 39, memory: 1G, cpus: 2, kernel_args: [a=b, c], devices: {e: {model: edu, at: 02:00.0}}}
+needs: {qemu: ">=10.0"}
+timeout: 2m
+steps:
+  - open: {device: e}
+  - bus_master: {device: e, enabled: true}
+  - register: {device: e}
+  - register_fd: {fd: "null"}
+  - alloc: {as: m, size: 64K, align: 4K}
+  - alloc_plain: {as: p, size: 100}
+  - buffer: {as: b, size: 2M, backing: repeated}
+  - map: {buffer: b, offset: 4K, size: 1M}
+    expect: {returns: nonzero}
+  - map: {address: 0, size: 0}
+    expect: {error: NullAddress, returns: 0}
+  - translate: {buffer: b, offset: 4K, size: 1M}
+    expect: {translation: contiguous}
+  - translate_back: {buffer: m, offset: 3}
+  - fill: {buffer: m, pattern: 0x5a}
+  - check: {buffer: m, offset: 1, size: 2, pattern: random, seed: 7}
+    expect: {equal: false}
+  - compare: {buffer: m, with: b, with_offset: 5, size: 6}
+  - dma_read: {device: e, iova: 0x900000, size: 16}
+    id: bad
+  - dma_write: {device: e, buffer: b, offset: -4K, size: 4096}
+  - container_map: {device: e, buffer: b, size: 4K, iova: 0x40000000, access: read}
+  - container_unmap: {device: e, iova: 0x40000000, size: 4K}
+  - fork:
+      steps:
+        - alloc: {as: child, size: 1}
+          expect: {error: ForkedChild, returns: null}
+          id: in_child
+        - free: {buffer: m, zero: false}
+  - unmap: {buffer: b, offset: 4K, size: 1M}
+  - free: {buffer: m}
+  - free_plain: {buffer: p}
+  - release: {buffer: b}
+  - unregister: {device: e}
+  - close: {device: e}
+expect:
+  faults:
+    - {device: e, access: read, address: 0x900000, reason: 0x06, step: bad}
+    - {requester: "02:00.0", access: write, buffer: b, offset: -4096, reason: 5}
+  kernel_log: ['x\\.y']
+"""
+
+
+@pytest.fixture(scope="module")
+def scenario() -> Scenario:
+    return parse_scenario(TEXT, "folder/all.yaml")
+
+
+def test_all_kinds_are_covered_here(scenario: Scenario) -> None:
+    assert {step.kind for step in scenario.steps} == set(KINDS)
+
+
+def test_machine_and_needs(scenario: Scenario) -> None:
+    machine = scenario.machine
+    assert (machine.iommu, machine.aw_bits, machine.memory, machine.cpus) == ("intel", 39, 1 << 30, 2)
+    assert machine.kernel_args == ("a=b", "c")
+    assert machine.devices["e"].at == "02:00.0"
+    assert (scenario.needs.qemu, scenario.needs.kernel, scenario.timeout) == (">=10.0", None, 120.0)
+
+
+def test_defaults() -> None:
+    scenario = parse_scenario("title: t\nsource: s\nmachine: {}\nsteps: [{buffer: {as: a, size: 1}}]\n", "x.yaml")
+    machine = scenario.machine
+    assert (machine.iommu, machine.aw_bits, machine.memory, machine.cpus) == ("intel", 48, 512 << 20, 1)
+    assert (machine.kernel_args, machine.devices, scenario.timeout) == ((), {}, None)
+    assert (scenario.expect.faults, scenario.expect.kernel_log) == ((), ())
+    assert not any(scenario.steps[0].expect.says(key) for key in ("error", "returns", "equal", "same", "translation"))
+
+
+def test_arguments_for_the_worker_are_plain_json(scenario: Scenario) -> None:
+    sent = [(step.kind, step.args_json()) for step in scenario.steps]
+    assert json.loads(json.dumps(sent)) == [[kind, args] for kind, args in sent]
+    by_kind = dict(reversed(sent))
+    assert by_kind["alloc"] == {"as": "m", "size": 65536, "align": 4096, "node": -1}
+    assert by_kind["buffer"] == {"as": "b", "size": 2 << 20, "backing": "repeated"}
+    assert by_kind["map"] == {"buffer": "b", "offset": 4096, "size": 1 << 20}
+    assert ("map", {"address": 0, "offset": 0, "size": 0}) in sent
+    assert by_kind["fill"] == {"buffer": "m", "offset": 0, "pattern": 0x5A, "seed": 0}
+    assert by_kind["check"] == {"buffer": "m", "offset": 1, "size": 2, "pattern": "random", "seed": 7}
+    assert by_kind["compare"] == {"buffer": "m", "offset": 0, "with": "b", "with_offset": 5, "size": 6}
+    assert by_kind["dma_read"] == {"device": "e", "iova": 0x900000, "offset": 0, "size": 16, "device_offset": 0}
+    assert by_kind["dma_write"] == {"device": "e", "buffer": "b", "offset": -4096, "size": 4096, "device_offset": 0}
+    assert by_kind["register_fd"] == {"fd": "null"}
+    assert by_kind["fork"] == {
+        "steps": [
+            {"kind": "alloc", "args": {"as": "child", "size": 1, "align": 4096, "node": -1}},
+            {"kind": "free", "args": {"buffer": "m", "offset": 0, "zero": False}},
+        ]
+    }
+
+
+def test_what_an_expectation_says(scenario: Scenario) -> None:
+    fork = next(step for step in scenario.steps if step.kind == "fork")
+    expect = fork.args.steps[0].expect  # type: ignore[attr-defined]
+    assert (expect.error, expect.returns, expect.says("returns"), expect.says("equal")) == (
+        "ForkedChild",
+        None,
+        True,
+        False,
+    )
+    assert scenario.steps[7].expect.returns == "nonzero"
+    fault = scenario.expect.faults[1]
+    assert (fault.requester, fault.buffer, fault.offset, fault.reason) == ("02:00.0", "b", -4096, 5)
+
+
+def test_ids(scenario: Scenario) -> None:
+    assert scenario.steps[14].id == "bad"
+    assert scenario.steps_by_id() == {"bad": 14, "in_child": 18}
+    assert (scenario.id, scenario.file) == ("all", Path("folder/all.yaml"))
+
+
+def test_a_scenario_does_not_change(scenario: Scenario) -> None:
+    with pytest.raises(ValidationError):
+        scenario.title = "x"  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        scenario.steps[0].args.device = "x"  # type: ignore[attr-defined]
+
+
+def test_a_scenario_goes_to_other_processes(scenario: Scenario) -> None:
+    copy = pickle.loads(pickle.dumps(scenario))  # noqa: S301
+    assert copy == scenario
+    assert (copy.id, copy.steps[18].args_json()) == (scenario.id, scenario.steps[18].args_json())
+
+
+def test_a_scenario_can_be_written_and_read_as_data(scenario: Scenario) -> None:
+    assert Scenario.model_validate(scenario.model_dump(by_alias=True, exclude_unset=True)) == scenario.located(
+        "", Path()
+    )
+
+
+def test_models_take_the_form_of_files() -> None:
+    data = {"title": "t", "source": "s", "machine": {}, "steps": [{"alloc": {"as": "a", "size": "2M"}, "id": "x"}]}
+    step = Scenario.model_validate(data).steps[0]
+    assert (step.kind, step.id, step.args_json()["size"]) == ("alloc", "x", 2 << 20)
+
+
+def test_the_kinds_are_those_of_the_architecture() -> None:
+    text = (PROJECT / "docs" / "architecture.md").read_text()
+    table = text[text.index("| kind | arguments") :].split("\n\n")[0]
+    rows = {match[1]: match[2] for match in re.finditer(r"^\| `(\w+)` \| ([^|]*) \|", table, re.M)}
+    assert list(rows) == list(KINDS)
+    for kind, told in rows.items():
+        for name, field in KINDS[kind].model_fields.items():
+            assert (field.alias or name) in told.replace("`", "") or told.startswith("as `"), (kind, name)
+
+
+def test_keys_of_expect_are_those_of_the_architecture() -> None:
+    text = (PROJECT / "docs" / "architecture.md").read_text()
+    table = text[text.index("| key | meaning |") :].split("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.M) == ["error", "returns", "equal", "same", "translation"]
+    assert {key for kind in KINDS for key in expect_keys(kind)} == {"error", "returns", "equal", "same", "translation"}
+    assert expect_keys("map") == ("error", "returns")
+    assert expect_keys("check") == ("error", "equal")
+    assert expect_keys("fork") == ()

@@ -1,0 +1,115 @@
+"""The scenarios and the schema that come with the project."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import usdm.errors
+from harness.paths import scenarios_dir
+from harness.scenario import KINDS, Scenario, Step, expect_keys, find_scenarios, lint, load_scenario
+from harness.scenario.schema import json_schema, main, schema_text
+
+FOLDER = scenarios_dir()
+FILES = find_scenarios([FOLDER])
+SCENARIOS = [load_scenario(file) for file in FILES]
+IDS = [scenario.id for scenario in SCENARIOS]
+
+
+def all_steps(scenario: Scenario) -> list[Step]:
+    return [one for step in scenario.steps for one in (step, *getattr(step.args, "steps", ()))]
+
+
+def test_there_are_enough_and_none_has_a_mistake() -> None:
+    assert lint([FOLDER]) == []
+    assert len(FILES) >= 32
+    assert len({scenario.title for scenario in SCENARIOS}) == len(SCENARIOS)
+    assert all(re.fullmatch(r"(dma|usdm)/[a-z0-9_]+", one) for one in IDS)
+
+
+def test_every_kind_of_step_is_used() -> None:
+    assert {step.kind for scenario in SCENARIOS for step in all_steps(scenario)} >= set(KINDS) - {"close"}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=IDS)
+def test_scenario(scenario: Scenario) -> None:
+    text = scenario.file.read_text()
+    assert text.startswith("# yaml-language-server: $schema=../schema.json\n")
+    assert re.search(r'"[^"]{8,}"', scenario.source), "the source quotes the specification"
+    assert len(scenario.expect.faults) <= 3, "the kernel reports about three faults per five seconds"
+    assert all(len(line) <= 180 for line in text.splitlines())
+    for step in all_steps(scenario):
+        if step.expect.error is not None:
+            error = getattr(usdm.errors, step.expect.error, None)
+            assert isinstance(error, type), step.expect.error
+            assert issubclass(error, usdm.errors.UsdmError)
+        if step.kind in ("alloc", "map") and step.expect.error is None:
+            assert step.expect.says("returns"), "what can fail says what it returns"
+    for fault in scenario.expect.faults:
+        assert fault.step is not None
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=IDS)
+def test_no_dma_goes_to_the_end_of_edu_on_old_qemu(scenario: Scenario) -> None:
+    """QEMU 7.2 aborts when edu copies the last byte of its buffer."""
+    ends = [
+        step.args_json()["size"] + step.args_json()["device_offset"]
+        for step in all_steps(scenario)
+        if "dma_" in step.kind
+    ]
+    assert max(ends, default=0) < 4096 or scenario.needs.unmet(qemu="7.2.22", kernel="6.12")
+
+
+def test_schema_is_current() -> None:
+    text = (FOLDER / "schema.json").read_text()
+    assert text == schema_text(), "write it anew: python -m harness.scenario.schema"
+
+
+def test_schema_is_written(tmp_path: Path) -> None:
+    assert main([str(tmp_path / "schema.json")]) == 0
+    assert json.loads((tmp_path / "schema.json").read_text()) == json_schema()
+
+
+def test_schema_says_what_the_models_say() -> None:
+    schema = json_schema()
+    assert schema["required"] == ["title", "source", "machine", "steps"]
+    step = schema["$defs"]["Step"]
+    assert set(step["properties"]) == {*KINDS, "expect", "id"}
+    assert step["additionalProperties"] is False
+    for kind, rule in zip(KINDS, step["allOf"], strict=True):
+        assert rule["if"] == {"required": [kind]}
+        assert rule["then"]["properties"]["expect"]["propertyNames"]["enum"] == list(expect_keys(kind))
+    assert set(schema["$defs"]["DmaRead"]["properties"]) == {
+        "device",
+        "iova",
+        "buffer",
+        "offset",
+        "size",
+        "device_offset",
+    }
+    assert "as" in schema["$defs"]["Alloc"]["required"]
+
+
+def test_everything_in_the_schema_is_described_and_defined() -> None:
+    schema = json_schema()
+    used: set[str] = set()
+
+    def walk(part: Any, path: str) -> None:
+        if isinstance(part, dict):
+            for name, field in part.get("properties", {}).items() if path.split("/")[-1] != "then" else ():
+                assert field.get("description") or "$ref" in field, f"{path}/{name}"
+            if "$ref" in part:
+                used.add(part["$ref"].removeprefix("#/$defs/"))
+            for key, value in part.items():
+                walk(value, f"{path}/{key}")
+        elif isinstance(part, list):
+            for item in part:
+                walk(item, path)
+
+    walk(schema, "")
+    assert used == set(schema["$defs"])
+    assert all(definition.get("description") for definition in schema["$defs"].values())
