@@ -18,7 +18,7 @@ from harness.scenario.expect import FaultExpect, StepExpect
 from harness.scenario.machine import Machine
 from harness.scenario.problems import Problem, suggest
 from harness.scenario.steps import KINDS, Args, Compare, ContainerMap, DmaArgs, Fill, Map, RegisterFd, expect_keys
-from harness.scenario.values import show
+from harness.scenario.values import is_name
 from harness.scenario.yaml_marks import Document, Path_
 
 _M = TypeVar("_M", bound=Model)
@@ -77,7 +77,7 @@ class _CrossCheck:
             self._machine(machine)
         raw = data.get("machine")
         devices = raw.get("devices", {}) if isinstance(raw, dict) else None
-        names = _Names(list(devices) if isinstance(devices, dict) else None)
+        names = _Names([name for name in devices if is_name(name)] if isinstance(devices, dict) else None)
         steps = data.get("steps")
         if isinstance(steps, tuple):
             self._steps(steps, ("steps",), names)
@@ -125,10 +125,10 @@ class _CrossCheck:
             self._steps(steps, (*path, "steps"), names.child())
 
     def _id(self, step_id: Any, path: Path_, kind: str) -> None:
-        if not isinstance(step_id, str):
+        if not is_name(step_id):
             return
         if step_id in self._ids:
-            message = f"expected an id of its own, found {show(step_id)} again"
+            message = f"expected an id of its own, found '{step_id}' again"
             self._add((*path, "id"), message, f"the first one is in line {self._ids[step_id][0]}")
             return
         self._ids[step_id] = self._document.place((*path, "id"))[0], kind
@@ -222,7 +222,7 @@ class _CrossCheck:
 
     def _broken(self, raw: Any, kind: str, path: Path_, names: _Names) -> None:
         """Check the names in a step with a mistake, and note what it would have made known, to tell of it once."""
-        given = {key: name for key, name in raw.items() if isinstance(name, str)} if isinstance(raw, dict) else {}
+        given = {key: name for key, name in raw.items() if is_name(name)} if isinstance(raw, dict) else {}
         fields = [field.alias or name for name, field in KINDS[kind].model_fields.items()]
         if "device" in given and "device" in fields:
             self._device(given["device"], (*path, "device"), names)

@@ -93,7 +93,7 @@ def _what(path: Path_) -> str:
     last = path[-1]
     if isinstance(last, int):
         return "the step" if path[-2] == "steps" else f"item {last + 1} of {path[-2]}"
-    return f"'{last}'"
+    return show(last)
 
 
 def _missing(document: Document, path: Path_) -> tuple[tuple[int, int], str, str]:

@@ -142,15 +142,20 @@ def split_bdf(bdf: str) -> tuple[int, int, int]:
     return int(bus, 16), int(device, 16), int(function, 16)
 
 
+def is_name(value: object) -> bool:
+    """Whether a value can be a name that steps use."""
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
 def parse_name(value: object) -> str:
     """Read a name that steps use for a device, a buffer or a step.
 
     Raises:
         PydanticCustomError: it is none.
     """
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
+    if not is_name(value):
         raise refuse("a name", value, "up to 32 letters, digits and underscores, not beginning with a digit")
-    return value
+    return str(value)
 
 
 def version_tuple(version: str) -> tuple[int, ...]:

@@ -91,7 +91,7 @@ def judged(text: str) -> Scenario | None:
     return scenario
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.text())
 @example("%YAML 1." + "1" * 5000 + "\n---\na")
 @example('"\\UFFFFFFFF"')
@@ -110,13 +110,13 @@ def test_any_text(text: str) -> None:
     judged(text)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(WORDS, max_size=40).map("".join))
 def test_text_of_words_that_mean_something(text: str) -> None:
     judged(text)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.dictionaries(st.sampled_from(["title", "source", "machine", "steps", "expect", "needs", "timeout"]), VALUES))
 def test_any_data(data: dict[str, Any]) -> None:
     judged(yaml.safe_dump(data, allow_unicode=True))
@@ -136,7 +136,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(STEPS)
 def test_any_steps(steps: list[Any]) -> None:
     head = {"title": "t", "source": "s", "machine": {"devices": {"edu0": {"model": "edu", "at": "02:00.0"}}}}
@@ -144,7 +144,7 @@ def test_any_steps(steps: list[Any]) -> None:
     assert scenario is None or len(scenario.steps) == len(steps)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes(data: bytes) -> None:
     with tempfile.NamedTemporaryFile(suffix=".yaml") as file:
