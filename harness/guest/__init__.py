@@ -1,0 +1,1 @@
+"""A running guest: control port, SSH, console, and the worker that runs steps in it."""

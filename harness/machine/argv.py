@@ -1,0 +1,185 @@
+"""Topology to command line: the QEMU arguments for a machine.
+
+Slots of bus 0 that the harness uses itself: 10 to 17 (hex) root ports, whose buses the firmware numbers 1 to 8 in that
+order; 1d virtio-serial; 1e pvpanic. Everything else on bus 0 is free for devices under test.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import ConfigurationError
+from harness.machine.spec import DeviceSpec, MachineSpec
+
+CONTROL_PORT = "org.usdm-harness.control"
+SSH_PORT = "org.usdm-harness.ssh"
+
+_FIRST_PORT_SLOT = 0x10
+_MAX_PORTS = 8
+# edu's default mask of 28 bits folds larger IOVAs silently into the first 256 MiB.
+_EDU_MASK = 0xFFFF_FFFF_FFFF_FFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """What is booted.
+
+    Args:
+        kernel: an ELF vmlinux (PVH) or a bzImage.
+        initrd: the initramfs.
+    """
+
+    kernel: Path
+    initrd: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """File descriptors (QEMU's ends of socket pairs) and files of one process.
+
+    Args:
+        qmp: descriptor of the QMP monitor.
+        control: descriptor of the control port.
+        ssh: descriptor of the SSH port.
+        console: file for the serial console's output.
+        log: file for QEMU's own log and trace.
+    """
+
+    qmp: int
+    control: int
+    ssh: int
+    console: Path
+    log: Path
+
+
+def kernel_command_line(spec: MachineSpec) -> str:
+    """The kernel's command line for a machine."""
+    words = ["console=ttyS0", "quiet", "panic=-1", "oops=panic"]
+    if spec.iommu == "intel":
+        words.append("intel_iommu=on")
+    return " ".join([*words, *spec.kernel_args])
+
+
+def device_properties(device: DeviceSpec) -> dict[str, object]:
+    """The device as QEMU's ``-device`` (JSON) and QMP's ``device_add`` take it."""
+    bus, slot, function = device.bdf
+    where: dict[str, object] = {"bus": "pcie.0" if bus == 0 else f"port{bus}", "addr": f"{slot:x}.{function:x}"}
+    return {"driver": device.model, "id": device.name, **where, "dma_mask": _EDU_MASK}
+
+
+def _topology(spec: MachineSpec) -> list[str]:
+    """Root ports up to the highest bus in use, and the devices under test."""
+    buses = [device.bdf[0] for device in spec.devices]
+    highest = max(buses, default=0)
+    if highest > _MAX_PORTS:
+        raise ConfigurationError(
+            f"bus {highest:02x} is out of reach: a machine has root ports for the buses 01 to {_MAX_PORTS:02x}"
+        )
+    arguments: list[str] = []
+    for bus in range(1, highest + 1):
+        port = {
+            "driver": "pcie-root-port",
+            "id": f"port{bus}",
+            "bus": "pcie.0",
+            "addr": f"{_FIRST_PORT_SLOT + bus - 1:x}.0",
+            "chassis": bus,
+            "slot": bus,
+        }
+        arguments += ["-device", json.dumps(port)]
+    for device in spec.devices:
+        arguments += ["-device", json.dumps(device_properties(device))]
+    return arguments
+
+
+def _iommu(spec: MachineSpec, properties: Mapping[str, frozenset[str]]) -> list[str]:
+    if spec.iommu == "none":
+        return []
+    wanted: dict[str, object] = {
+        "driver": "intel-iommu",
+        "intremap": "on",
+        "caching-mode": True,
+        "aw-bits": spec.aw_bits,
+    }
+    known = properties.get("intel-iommu", frozenset())
+    missing = sorted(name for name in wanted if name != "driver" and name not in known)
+    if missing:
+        raise ConfigurationError(
+            f"this QEMU build's intel-iommu lacks the properties {', '.join(missing)}",
+            hint="choose another build with --qemu; 'harness qemu list' shows them",
+        )
+    return ["-device", json.dumps(wanted)]
+
+
+def build_argv(
+    spec: MachineSpec,
+    boot: Boot,
+    wiring: Wiring,
+    *,
+    machine_type: str,
+    accelerator: str,
+    sandbox: bool,
+    properties: Mapping[str, frozenset[str]],
+) -> list[str]:
+    """QEMU's arguments, without the program itself.
+
+    Args:
+        spec: the machine.
+        boot: kernel and initramfs.
+        wiring: descriptors and files.
+        machine_type: a pinned type, e.g. ``pc-q35-11.1``.
+        accelerator: ``tcg`` or ``kvm``.
+        sandbox: whether the build has ``-sandbox``.
+        properties: device name to the names of its properties, as probed on this build.
+
+    Raises:
+        ConfigurationError: a bus out of reach, or a property that the build does not have.
+    """
+    # sata and smbus off: q35's AHCI cannot be restored behind a vIOMMU, and nothing here needs either.
+    machine = f"{machine_type},sata=off,smbus=off,vmport=off" + (",kernel-irqchip=split" if accelerator == "kvm" else "")
+    argv = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-name", "usdm-harness"]
+    argv += ["-machine", machine, "-accel", accelerator, "-cpu", "host" if accelerator == "kvm" else "max"]
+    argv += ["-m", f"{spec.memory >> 20}M", "-smp", str(spec.cpus)]
+    if sandbox:
+        argv += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+    # The vIOMMU must come before the devices that it serves.
+    argv += _iommu(spec, properties)
+    argv += ["-chardev", f"socket,id=qmp,fd={wiring.qmp}", "-mon", "chardev=qmp,mode=control"]
+    argv += ["-chardev", f"socket,id=control,fd={wiring.control}", "-chardev", f"socket,id=ssh,fd={wiring.ssh}"]
+    argv += ["-device", "virtio-serial-pci,bus=pcie.0,addr=1d.0"]
+    argv += ["-device", f"virtserialport,chardev=control,name={CONTROL_PORT},nr=1"]
+    argv += ["-device", f"virtserialport,chardev=ssh,name={SSH_PORT},nr=2"]
+    argv += ["-device", "pvpanic-pci,bus=pcie.0,addr=1e.0"]
+    argv += _topology(spec)
+    # A comma inside an option's value is written twice.
+    argv += ["-chardev", f"file,id=console,path={str(wiring.console).replace(',', ',,')}", "-serial", "chardev:console"]
+    argv += ["-D", str(wiring.log), "-d", "guest_errors", "-trace", "vtd_dmar_fault"]
+    argv += ["-kernel", str(boot.kernel), "-initrd", str(boot.initrd), "-append", kernel_command_line(spec)]
+    return argv
+
+
+def pasteable(argv: list[str], env: Mapping[str, str]) -> str:
+    """A shell script that starts the same machine by hand, with the console and a root shell on the terminal.
+
+    The harness's socket pairs do not exist there, so their ends become ``null``, and files of the run folder are not
+    overwritten.
+    """
+    out: list[str] = []
+    for word in argv:
+        if word.startswith("socket,id="):
+            out.append("null,id=" + word.split("id=")[1].split(",")[0])
+        elif word.startswith("file,id=console"):
+            out.append("stdio,id=console,signal=off")
+        else:
+            out.append(word)
+    if "-D" in out:
+        at = out.index("-D")
+        out[at : at + 2] = []
+    if "-append" in out:
+        out[out.index("-append") + 1] += " harness.shell"
+    assignments = [f"{name}={shlex.quote(value)}" for name, value in sorted(env.items())]
+    lines = " \\\n  ".join([*assignments, *(shlex.quote(word) for word in out)])
+    return f"#!/bin/sh\n# The machine of this run, by hand: the console is the terminal; 'poweroff -f' ends it.\nexec env {lines}\n"

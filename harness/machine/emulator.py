@@ -1,0 +1,254 @@
+"""One QEMU process: started, watched, and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.deadline import Deadline
+from harness.errors import EmulatorCrash, InfrastructureError
+from harness.machine import loop
+from harness.machine.argv import Boot, Wiring, build_argv, pasteable
+from harness.machine.builds import QemuBuild
+from harness.machine.launcher import guarded
+from harness.machine.probe import Capabilities
+from harness.machine.qmp import Qmp, QmpLog
+from harness.machine.spec import MachineSpec
+
+_QUIT_SECONDS = 3.0
+_START_SECONDS = 20.0
+_TAIL_LINES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a QEMU process ended.
+
+    Args:
+        status: exit status; negative for a signal.
+        reason: the reason of QMP's SHUTDOWN event (``guest-reset``, ``guest-shutdown``, ``host-qmp-quit`` ...), or None.
+        panicked: a GUEST_PANICKED event was seen.
+        asked: the harness ended it.
+        stderr: the last lines that QEMU itself printed.
+    """
+
+    status: int
+    reason: str | None
+    panicked: bool
+    asked: bool
+    stderr: str
+
+
+@dataclass(slots=True)
+class Files:
+    """The files of a run folder that QEMU writes or that describe it."""
+
+    folder: Path
+    console: Path = field(init=False)
+    log: Path = field(init=False)
+    qmp: Path = field(init=False)
+    stderr: Path = field(init=False)
+    script: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.console = self.folder / "console.log"
+        self.log = self.folder / "qemu.log"
+        self.qmp = self.folder / "qmp.log"
+        self.stderr = self.folder / "qemu.stderr"
+        self.script = self.folder / "qemu.sh"
+
+
+class Emulator:
+    """A QEMU process with its monitor and the host ends of its ports.
+
+    Made by :meth:`start`. ``control`` and ``ssh`` are connected sockets; both end (EOF) at once when QEMU dies, so no
+    wait on them outlives it.
+    """
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, qmp: Qmp, files: Files, control: socket.socket, ssh: socket.socket
+    ) -> None:
+        self._process = process
+        self._asked = False
+        self.qmp = qmp
+        self.files = files
+        self.control = control
+        self.ssh = ssh
+
+    @classmethod
+    def start(
+        cls,
+        spec: MachineSpec,
+        boot: Boot,
+        build: QemuBuild,
+        capabilities: Capabilities,
+        accelerator: str,
+        folder: Path,
+        deadline: Deadline,
+    ) -> Emulator:
+        """Start QEMU on a machine and connect to its monitor.
+
+        Args:
+            spec: the machine.
+            boot: what it boots.
+            build: the QEMU build.
+            capabilities: what that build can do, as probed.
+            accelerator: ``tcg`` or ``kvm``.
+            folder: an existing folder for console, trace, QMP log and command line.
+            deadline: until when the monitor must answer.
+
+        Raises:
+            InfrastructureError: QEMU did not start; the message has what it printed.
+            EmulatorCrash: QEMU was ended by a signal while starting.
+        """
+        files = Files(folder.absolute())
+        pairs = [socket.socketpair() for _ in range(3)]
+        ours, theirs = [a for a, _ in pairs], [b for _, b in pairs]
+        try:
+            wiring = Wiring(
+                qmp=theirs[0].fileno(),
+                control=theirs[1].fileno(),
+                ssh=theirs[2].fileno(),
+                console=files.console,
+                log=files.log,
+            )
+            arguments = build_argv(
+                spec,
+                boot,
+                wiring,
+                machine_type=capabilities.machine_type,
+                accelerator=accelerator,
+                sandbox=capabilities.sandbox,
+                properties=capabilities.properties,
+            )
+            argv = [*build.argv_prefix, *arguments]
+            files.script.write_text(pasteable(argv, build.env), encoding="utf-8")
+            files.console.touch()
+            files.log.touch()
+            stage = deadline.sooner(_START_SECONDS)
+            process = loop.call(_spawn(argv, build.env, theirs, files), stage)
+        except BaseException:
+            for sock in (*ours, *theirs):
+                sock.close()
+            raise
+        for sock in theirs:
+            sock.close()
+        emulator = cls(process, Qmp(folder.name, QmpLog(files.qmp)), files, control=ours[1], ssh=ours[2])
+        try:
+            loop.call(emulator.qmp.connect(ours[0]), stage)
+        except (InfrastructureError, TimeoutError) as error:
+            raise emulator._start_failure(error) from error
+        except BaseException:
+            emulator.stop()
+            raise
+        return emulator
+
+    def _start_failure(self, error: Exception) -> Exception:
+        """What to say when the monitor did not come up; ends the process."""
+        ended = self._process.returncode
+        if ended is None:
+            with contextlib.suppress(TimeoutError):
+                ended = loop.call(self._process.wait(), Deadline.after(1.0))
+        how = self.stop()
+        if ended is not None and ended < 0:
+            return EmulatorCrash(f"QEMU was ended by signal {-ended} while it started", context={"stderr": how.stderr})
+        return InfrastructureError(
+            f"QEMU did not start: {how.stderr.strip() or error}",
+            hint=f"the whole command line is in {self.files.script}",
+        )
+
+    @property
+    def pid(self) -> int:
+        """Process id of QEMU."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """True while the process lives."""
+        return self._process.returncode is None
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """All QMP events so far, oldest first."""
+        return self.qmp.log.events
+
+    def execute(self, command: str, arguments: dict[str, object] | None = None, *, deadline: Deadline) -> object:
+        """Run one QMP command.
+
+        Raises:
+            InfrastructureError: QEMU refused it or went away.
+            TimeoutError: no answer before the deadline.
+        """
+        return loop.call(self.qmp.execute(command, arguments), deadline)
+
+    def wait(self, deadline: Deadline) -> Exit:
+        """Wait for the process to end by itself.
+
+        Raises:
+            TimeoutError: it still runs at the deadline.
+        """
+        loop.call(self._process.wait(), deadline)
+        with contextlib.suppress(TimeoutError):
+            loop.call(self.qmp.drain(), Deadline.after(1.0))
+        return self._exit()
+
+    def stop(self) -> Exit:
+        """End the process (QMP ``quit``, then SIGKILL) and close everything. May be called twice."""
+        if self.running:
+            self._asked = True
+            with contextlib.suppress(InfrastructureError, TimeoutError):
+                loop.call(self._quit(), Deadline.after(_QUIT_SECONDS))
+            if self.running:
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.kill()
+                loop.call(self._process.wait(), Deadline.after(10.0))
+        with contextlib.suppress(TimeoutError):
+            loop.call(self.qmp.close(), Deadline.after(3.0))
+        self.control.close()
+        self.ssh.close()
+        return self._exit()
+
+    async def _quit(self) -> None:
+        await self.qmp.execute("quit")
+        await self._process.wait()
+
+    def _exit(self) -> Exit:
+        shutdown = [event for event in self.events if event["event"] == "SHUTDOWN"]
+        return Exit(
+            status=self._process.returncode if self._process.returncode is not None else 0,
+            reason=str(shutdown[-1].get("data", {}).get("reason")) if shutdown else None,
+            panicked=any(event["event"] == "GUEST_PANICKED" for event in self.events),
+            asked=self._asked,
+            stderr=tail(self.files.stderr),
+        )
+
+
+async def _spawn(
+    argv: list[str], env: dict[str, str], pass_sockets: list[socket.socket], files: Files
+) -> asyncio.subprocess.Process:
+    with files.stderr.open("wb") as stderr:
+        return await asyncio.create_subprocess_exec(
+            *guarded(argv),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=stderr,
+            stderr=stderr,
+            env={**os.environ, **env},
+            pass_fds=[sock.fileno() for sock in pass_sockets],
+            # A Ctrl-C at the terminal is for the harness; it ends its guests itself.
+            start_new_session=True,
+        )
+
+
+def tail(path: Path, lines: int = _TAIL_LINES) -> str:
+    """The last lines of a text file, whatever bytes it holds; empty when there is none."""
+    try:
+        data = path.read_bytes()[-64 * 1024 :]
+    except OSError:
+        return ""
+    text = data.decode("utf-8", errors="replace").replace("\r", "")
+    return "\n".join(text.splitlines()[-lines:])

@@ -1,0 +1,57 @@
+"""A machine as data: what QEMU shall emulate, without saying how it is told."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+_BDF = re.compile(r"([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSpec:
+    """An emulated PCI device.
+
+    Args:
+        name: its name in the scenario; also QEMU's id.
+        model: ``edu``.
+        at: bus, device and function where the guest sees it, e.g. ``02:00.0``.
+    """
+
+    name: str
+    model: Literal["edu"]
+    at: str
+
+    @property
+    def bdf(self) -> tuple[int, int, int]:
+        """(bus, device, function) as numbers.
+
+        Raises:
+            ValueError: ``at`` is not written as ``bb:dd.f``.
+        """
+        match = _BDF.fullmatch(self.at)
+        if not match:
+            raise ValueError(f"'{self.at}' is no PCI address of the form bb:dd.f")
+        return int(match[1], 16), int(match[2], 16), int(match[3])
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """What a guest runs on.
+
+    Args:
+        iommu: ``intel`` for QEMU's intel-iommu, ``none`` for a machine without a vIOMMU.
+        aw_bits: address width of the vIOMMU in bits, 39 or 48.
+        memory: guest memory in bytes.
+        cpus: number of virtual CPUs.
+        kernel_args: further words for the kernel's command line.
+        devices: the devices under test.
+    """
+
+    iommu: Literal["intel", "none"] = "intel"
+    aw_bits: int = 48
+    memory: int = 512 << 20
+    cpus: int = 1
+    kernel_args: tuple[str, ...] = ()
+    devices: tuple[DeviceSpec, ...] = ()

@@ -1,0 +1,42 @@
+"""What a run was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """The choices behind ``harness run`` and ``harness shell``.
+
+    Args:
+        paths: scenario files and folders; empty means the scenarios that come with the project.
+        qemu: names of QEMU builds; every scenario runs on each.
+        kernels: guest kernels by the version in their recipe; every scenario runs on each.
+        accel: the accelerator; ``auto`` measures.
+        jobs: how many guests at once; None chooses from cores and available memory.
+        out: the run folder; None makes one below the user's state folder.
+        usdm: another ``usdm`` package to put under test.
+        boot_timeout: seconds for a guest to become ready.
+        timeout: seconds for a scenario's steps where the scenario itself names none.
+        fetch: build or fetch what the cache lacks.
+        offline: use the cache only.
+        mirror: the Debian mirror to use instead of the host's.
+        argv: the command line, for the record.
+    """
+
+    paths: tuple[Path, ...] = ()
+    qemu: tuple[str, ...] = ("11.1",)
+    kernels: tuple[str, ...] = ("6.12",)
+    accel: Literal["auto", "tcg", "kvm"] = "auto"
+    jobs: int | None = None
+    out: Path | None = None
+    usdm: Path | None = None
+    boot_timeout: float = 120.0
+    timeout: float = 120.0
+    fetch: bool = False
+    offline: bool = False
+    mirror: str | None = None
+    argv: tuple[str, ...] = ()
