@@ -166,7 +166,7 @@ def _send(channel: paramiko.Channel, rest: memoryview) -> memoryview:
     """Send as much as the window takes; ends the command's input after the last byte."""
     try:
         while rest:
-            rest = rest[channel.send(rest[:_CHUNK]) :]
+            rest = rest[channel.send(bytes(rest[:_CHUNK])) :]
     except TimeoutError:
         return rest
     except OSError:

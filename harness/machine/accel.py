@@ -1,8 +1,8 @@
 """Which accelerator to use: KVM is believed only after a boot sector has run under it in time.
 
 ``/dev/kvm`` may exist, open, and still hang or die in the first instructions (nested and software hypervisors). So a
-512-byte boot sector is run that writes one value to QEMU's ``isa-debug-exit`` port; only the exit status that this value
-gives, before the deadline, counts. Status 0 does not: such a QEMU has been seen to end with it without running anything.
+512-byte boot sector is run that writes one value to QEMU's ``isa-debug-exit`` port; only the exit status that this
+value gives, before the deadline, counts. Status 0 does not: a QEMU has been seen to end with it and to have run nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import platform
 import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from harness.errors import InfrastructureError
 from harness.machine.builds import QemuBuild
@@ -28,9 +28,9 @@ _EXPECTED_STATUS = (_VALUE << 1) | 1
 _PROBE_SECONDS = 2.0
 _KVM = Path("/dev/kvm")
 # mov al, VALUE; mov dx, 0xf4; out dx, al; cli; hlt; jmp $-1  (16-bit real mode), then the boot signature.
-_BOOT_SECTOR = (
-    bytes([0xB0, _VALUE, 0xBA, 0xF4, 0x00, 0xEE, 0xFA, 0xF4, 0xEB, 0xFD]).ljust(510, b"\0") + b"\x55\xaa"
-)
+_BOOT_SECTOR = bytes([0xB0, _VALUE, 0xBA, 0xF4, 0x00, 0xEE, 0xFA, 0xF4, 0xEB, 0xFD]).ljust(510, b"\0") + b"\x55\xaa"
+# The firmware does not boot from a disk that is smaller than one cylinder.
+_DISK_SIZE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +55,12 @@ def probe(build: QemuBuild, accelerator: Accelerator, *, cpu: str, seconds: floa
         cpu: the CPU model, as for ``-cpu``.
         seconds: how long the sector may take, QEMU's start included.
     """
-    with _memory_file(_BOOT_SECTOR) as sector:
+    with _memory_file(_BOOT_SECTOR.ljust(_DISK_SIZE, b"\0")) as sector:
         argv = [
             *build.argv_prefix,
             *("-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-accel", accelerator),
             *("-cpu", cpu, "-m", "16M", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04", "-no-reboot"),
-            *("-drive", f"file=/proc/self/fd/{sector.fileno()},format=raw,if=none,id=boot,readonly=on"),
+            *("-drive", f"file=/proc/self/fd/{sector.fileno()},format=raw,if=none,id=boot"),
             *("-device", "ide-hd,drive=boot,bootindex=0"),
         ]
         try:
@@ -82,7 +82,7 @@ def probe(build: QemuBuild, accelerator: Accelerator, *, cpu: str, seconds: floa
     return f"a boot sector ended with status {done.returncode} instead of {_EXPECTED_STATUS}{said}"
 
 
-def _memory_file(data: bytes):  # type: ignore[no-untyped-def]  # an open anonymous file, used as a context manager
+def _memory_file(data: bytes) -> BinaryIO:
     file = os.fdopen(os.memfd_create("boot-sector"), "w+b")
     file.write(data)
     file.flush()

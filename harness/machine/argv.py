@@ -139,7 +139,9 @@ def build_argv(
         ConfigurationError: a bus out of reach, or a property that the build does not have.
     """
     # sata and smbus off: q35's AHCI cannot be restored behind a vIOMMU, and nothing here needs either.
-    machine = f"{machine_type},sata=off,smbus=off,vmport=off" + (",kernel-irqchip=split" if accelerator == "kvm" else "")
+    machine = f"{machine_type},sata=off,smbus=off,vmport=off" + (
+        ",kernel-irqchip=split" if accelerator == "kvm" else ""
+    )
     argv = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-name", "usdm-harness"]
     argv += ["-machine", machine, "-accel", accelerator, "-cpu", "host" if accelerator == "kvm" else "max"]
     argv += ["-m", f"{spec.memory >> 20}M", "-smp", str(spec.cpus)]
@@ -156,7 +158,7 @@ def build_argv(
     argv += _topology(spec)
     # A comma inside an option's value is written twice.
     argv += ["-chardev", f"file,id=console,path={str(wiring.console).replace(',', ',,')}", "-serial", "chardev:console"]
-    argv += ["-D", str(wiring.log), "-d", "guest_errors", "-trace", "vtd_dmar_fault"]
+    argv += ["-D", str(wiring.log), "-d", "guest_errors", "-trace", "vtd_dmar_fault", "-msg", "timestamp=on"]
     argv += ["-kernel", str(boot.kernel), "-initrd", str(boot.initrd), "-append", kernel_command_line(spec)]
     return argv
 
@@ -182,4 +184,5 @@ def pasteable(argv: list[str], env: Mapping[str, str]) -> str:
         out[out.index("-append") + 1] += " harness.shell"
     assignments = [f"{name}={shlex.quote(value)}" for name, value in sorted(env.items())]
     lines = " \\\n  ".join([*assignments, *(shlex.quote(word) for word in out)])
-    return f"#!/bin/sh\n# The machine of this run, by hand: the console is the terminal; 'poweroff -f' ends it.\nexec env {lines}\n"
+    about = "# The machine of this run, by hand: the console is the terminal; 'poweroff -f' ends it."
+    return f"#!/bin/sh\n{about}\nexec env {lines}\n"

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from harness.machine.spec import MachineSpec
 _QUIT_SECONDS = 3.0
 _START_SECONDS = 20.0
 _TAIL_LINES = 20
+_running: set[Emulator] = set()
+_running_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class Exit:
 
     Args:
         status: exit status; negative for a signal.
-        reason: the reason of QMP's SHUTDOWN event (``guest-reset``, ``guest-shutdown``, ``host-qmp-quit`` ...), or None.
+        reason: the reason of QMP's SHUTDOWN event (``guest-reset``, ``guest-shutdown`` ...), or None.
         panicked: a GUEST_PANICKED event was seen.
         asked: the harness ended it.
         stderr: the last lines that QEMU itself printed.
@@ -79,6 +82,8 @@ class Emulator:
         self.files = files
         self.control = control
         self.ssh = ssh
+        with _running_lock:
+            _running.add(self)
 
     @classmethod
     def start(
@@ -211,7 +216,16 @@ class Emulator:
             loop.call(self.qmp.close(), Deadline.after(3.0))
         self.control.close()
         self.ssh.close()
+        with _running_lock:
+            _running.discard(self)
         return self._exit()
+
+    def kill(self) -> None:
+        """End the process at once; every wait on its streams ends with it. Any thread may call it."""
+        self._asked = True
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
 
     async def _quit(self) -> None:
         await self.qmp.execute("quit")
@@ -242,6 +256,14 @@ async def _spawn(
             # A Ctrl-C at the terminal is for the harness; it ends its guests itself.
             start_new_session=True,
         )
+
+
+def stop_all() -> None:
+    """End every QEMU of this process at once (Ctrl-C)."""
+    with _running_lock:
+        emulators = list(_running)
+    for emulator in emulators:
+        emulator.kill()
 
 
 def tail(path: Path, lines: int = _TAIL_LINES) -> str:

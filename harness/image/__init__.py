@@ -1,0 +1,1 @@
+"""Guest images: packages, root file systems, kernels, and the content-addressed cache."""

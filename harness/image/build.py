@@ -1,0 +1,198 @@
+"""Recipe to image: packages resolved, downloaded, unpacked and put together, once per set of package versions."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import ConfigurationError, InfrastructureError
+from harness.image import apt, cache
+from harness.image.cache import Entry, Say
+from harness.image.recipe import Recipe, load_recipe
+from harness.image.rootfs import build_files
+from harness.paths import images_dir
+
+_KIND = "image"
+_KERNEL_DEPTH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A kernel and a root file system that a machine boots.
+
+    Args:
+        name: the recipe's name.
+        key: the hash over recipe, init, builder and every package's hash.
+        folder: the cache entry.
+        kernel: the kernel as an ELF file with a PVH entry.
+        initrd: the initramfs, uncompressed.
+        kernel_release: as ``uname -r`` prints it.
+        packages: package name to version.
+        created: ISO 8601 time in UTC.
+        size: bytes on disk.
+    """
+
+    name: str
+    key: str
+    folder: Path
+    kernel: Path
+    initrd: Path
+    kernel_release: str
+    packages: dict[str, str]
+    created: str
+    size: int
+
+
+def find_image(name: str) -> Image:
+    """The newest image of a recipe as it is now, every byte verified; nothing is built.
+
+    Raises:
+        ConfigurationError: there is no such recipe, or it is wrong.
+        InfrastructureError: there is no image of it; or it was damaged.
+    """
+    recipe_key = _recipe_key(load_recipe(name))
+    for entry in cache.entries(_KIND):
+        if entry.facts.get("recipe") == recipe_key:
+            found = cache.find(_KIND, entry.key)
+            if found is not None:
+                return _image(found)
+    raise InfrastructureError(
+        f"the image '{name}' is not in the cache, or its recipe has changed since it was built",
+        hint=f"build it with 'harness image build {name}', or run with --fetch",
+    )
+
+
+def build_image(
+    name: str, *, mirror: str | None = None, offline: bool = False, say: Say = print, refresh: bool = False
+) -> Image:
+    """An image, built when the cache lacks it.
+
+    Args:
+        name: the recipe's name.
+        mirror: a Debian mirror, or None for the host's.
+        offline: use the cache only.
+        say: told what goes on.
+        refresh: look for newer packages although there is an image of this recipe.
+
+    Raises:
+        ConfigurationError, InfrastructureError: as :func:`find_image`, and what apt may meet.
+    """
+    if refresh and offline:
+        raise ConfigurationError("newer packages cannot be looked for offline")
+    try:
+        if not refresh:
+            return find_image(name)
+    except cache.DamagedEntryError as error:
+        if offline:
+            raise
+        say(f"{error.message}; building it again")
+    except InfrastructureError:
+        if offline:
+            raise
+    recipe = load_recipe(name)
+    with apt.private_apt(recipe.suites, mirror, say) as packages:
+        resolved = packages.exactly([*recipe.packages, *_kernel_packages(packages, recipe)])
+        recipe_key = _recipe_key(recipe)
+        material = [recipe_key, *(f"{package.name} {package.version} {package.digest}" for package in resolved)]
+        key = hashlib.sha256("\n".join(material).encode()).hexdigest()
+
+        def fill(folder: Path) -> dict[str, object]:
+            debs = packages.download(resolved)
+            root = folder / "unpacked"
+            say("unpacking")
+            for deb in debs.values():
+                apt.unpack(deb, root)
+            say("putting the root file system together")
+            facts = build_files(root, recipe, images_dir(), folder)
+            _remove_tree(root)
+            listing = {package.name: package.version for package in resolved}
+            return {"name": name, "recipe": recipe_key, "packages": listing, **facts}
+
+        try:
+            entry = cache.find(_KIND, key) or cache.store(_KIND, key, fill)
+        except cache.DamagedEntryError:
+            entry = cache.store(_KIND, key, fill)
+    return _image(entry)
+
+
+def list_images() -> list[Image]:
+    """All images in the cache, newest first; not verified."""
+    return [_image(entry) for entry in cache.entries(_KIND)]
+
+
+def prune_images(keep: int, say: Say = print) -> list[str]:
+    """Remove images that no recipe gives any more, and all but the newest ``keep`` of each recipe.
+
+    Gives the keys that were removed.
+    """
+    kept: dict[str, int] = {}
+    removed = []
+    for entry in cache.entries(_KIND):
+        name = str(entry.facts["name"])
+        try:
+            current = entry.facts.get("recipe") == _recipe_key(load_recipe(name))
+        except ConfigurationError:
+            current = False
+        if current and kept.get(name, 0) < keep:
+            kept[name] = kept.get(name, 0) + 1
+            continue
+        cache.remove(entry)
+        say(f"removed {name} {entry.key[:12]}")
+        removed.append(entry.key)
+    return removed
+
+
+def _kernel_packages(packages: apt.Apt, recipe: Recipe) -> list[str]:
+    """The kernel's packages: the highest that the pattern matches, and what of its parts it depends on."""
+    names = packages.names(recipe.kernel_pattern)
+    if not names:
+        raise InfrastructureError(
+            f"no package of {', '.join(recipe.suites)} matches {recipe.kernel_pattern} (kernel {recipe.kernel})",
+            hint="the mirror may no longer keep this kernel; change the recipe",
+        )
+    found = [names[-1]]
+    level = found
+    for _ in range(_KERNEL_DEPTH):
+        level = [
+            name for parent in level for name in packages.depends(parent, recipe.kernel_depends) if name not in found
+        ]
+        found += level
+    return list(dict.fromkeys(found))
+
+
+def _recipe_key(recipe: Recipe) -> str:
+    """Hash over the recipe, the guest's init and the code that puts images together."""
+    digest = hashlib.sha256()
+    digest.update(recipe.model_dump_json().encode())
+    sources = [path for path in sorted((images_dir() / "guest").rglob("*")) if path.is_file()]
+    code = Path(__file__).parent
+    sources += [code / name for name in ("cpio.py", "kernel.py", "modules.py", "rootfs.py")]
+    for path in sources:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _image(entry: Entry) -> Image:
+    facts = entry.facts
+    packages = facts["packages"]
+    return Image(
+        name=str(facts["name"]),
+        key=entry.key,
+        folder=entry.folder,
+        kernel=entry.folder / "vmlinux",
+        initrd=entry.folder / "initrd.img",
+        kernel_release=str(facts["kernel_release"]),
+        packages={str(k): str(v) for k, v in packages.items()} if isinstance(packages, dict) else {},
+        created=entry.created,
+        size=entry.size,
+    )
+
+
+def _remove_tree(folder: Path) -> None:
+    """Delete a tree of unpacked packages, whose folders may be read-only."""
+    for path in folder.rglob("*"):
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o755)
+    shutil.rmtree(folder)

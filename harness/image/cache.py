@@ -1,0 +1,249 @@
+"""The content-addressed cache: entries appear whole or not at all, and are checked when they are read.
+
+An entry is the folder ``KIND/KEY`` with a ``manifest.json`` that has the SHA-256 of every file. It is made in a folder
+of its own under a lock and renamed when complete, so that a full disk, Ctrl-C or ``kill -9`` leave no half entry; what a
+killed builder left is swept by the next one.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import filelock
+
+from harness.errors import InfrastructureError
+from harness.paths import cache_dir
+
+Say = Callable[[str], None]
+
+_MANIFEST = "manifest.json"
+_STAMPS = "stamps.json"
+_FORMAT = 1
+
+
+class DamagedEntryError(InfrastructureError):
+    """A file of an entry is missing or not what the manifest says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One complete entry.
+
+    Args:
+        kind: ``image`` or ``qemu``.
+        key: the hash over everything that went into it, hex.
+        folder: where its files are.
+        facts: what its maker wrote down (names, versions).
+        created: ISO 8601 time in UTC.
+    """
+
+    kind: str
+    key: str
+    folder: Path
+    facts: dict[str, object]
+    created: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(path.lstat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+
+def find(kind: str, key: str, *, trust_stamps: bool = False) -> Entry | None:
+    """A complete and undamaged entry, or None when there is none.
+
+    Args:
+        kind: the entry's kind.
+        key: its key.
+        trust_stamps: hash only files whose inode, size or times changed since they were last hashed. For entries that
+            are too large to hash at every use.
+
+    Raises:
+        DamagedEntryError: the entry is there, but a file is missing or differs; it is set aside first.
+    """
+    entry = _read(_folder(kind, key))
+    if entry is None:
+        return None
+    problem = _verify(entry, trust_stamps=trust_stamps)
+    if problem is None:
+        return entry
+    with _lock(kind, key):
+        _discard(entry.folder)
+    raise DamagedEntryError(f"the cached {kind} {key[:12]} is damaged ({problem}); it was removed")
+
+
+def entries(kind: str) -> list[Entry]:
+    """All complete entries of a kind, newest first; they are not verified."""
+    folder = cache_dir() / kind
+    found = [_read(path) for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted((entry for entry in found if entry), key=lambda entry: entry.created, reverse=True)
+
+
+def store(kind: str, key: str, fill: Callable[[Path], dict[str, object]]) -> Entry:
+    """Make an entry unless another process has made it meanwhile.
+
+    Args:
+        kind: the entry's kind.
+        key: its key.
+        fill: writes the files into the folder that it is given and returns the facts.
+
+    Raises:
+        InfrastructureError: the disk is full or the cache cannot be written.
+    """
+    try:
+        with _lock(kind, key):
+            _sweep(kind, key)
+            found = _read(_folder(kind, key))
+            if found is not None:
+                return found
+            return _make(kind, key, fill)
+    except OSError as error:
+        raise disk_error(error) from error
+
+
+def disk_error(error: OSError) -> InfrastructureError:
+    """The clear form of an error while writing to the cache."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return InfrastructureError(
+            f"the disk is full while writing to the cache {cache_dir()}",
+            hint="free some space, 'harness image prune' helps, or point XDG_CACHE_HOME elsewhere",
+        )
+    return InfrastructureError(f"the cache {cache_dir()} cannot be used: {error}")
+
+
+def remove(entry: Entry) -> None:
+    """Delete an entry."""
+    with _lock(entry.kind, entry.key):
+        _discard(entry.folder)
+
+
+def _folder(kind: str, key: str) -> Path:
+    return cache_dir() / kind / key
+
+
+@contextmanager
+def _lock(kind: str, key: str) -> Iterator[None]:
+    folder = cache_dir() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder / f"{kind}-{key}"):
+        yield
+
+
+def _make(kind: str, key: str, fill: Callable[[Path], dict[str, object]]) -> Entry:
+    temporary = cache_dir() / "making" / f"{kind}-{key}"
+    temporary.mkdir(parents=True)
+    try:
+        facts = fill(temporary)
+        manifest = {
+            "format": _FORMAT,
+            "kind": kind,
+            "key": key,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "facts": facts,
+            "files": {name: _digest(path) for name, path in _files(temporary)},
+        }
+        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
+        # The rename must not come to the disk before the data: a power cut would leave an entry of empty files.
+        os.sync()
+        folder = _folder(kind, key)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    entry = _read(folder)
+    if entry is None:
+        raise InfrastructureError(f"the new cache entry {folder} cannot be read back")
+    return entry
+
+
+def _sweep(kind: str, key: str) -> None:
+    """Remove what a killed builder left: this key's folder (its lock is ours) and every other unlocked one."""
+    making = cache_dir() / "making"
+    if not making.is_dir():
+        return
+    for path in making.iterdir():
+        if path.name == f"{kind}-{key}":
+            shutil.rmtree(path, ignore_errors=True)
+            continue
+        try:
+            with filelock.FileLock(cache_dir() / "locks" / path.name, timeout=0):
+                shutil.rmtree(path, ignore_errors=True)
+        except filelock.Timeout:
+            continue
+
+
+def _discard(folder: Path) -> None:
+    """Take an entry out of sight at once, then delete it."""
+    if not folder.exists():
+        return
+    aside = cache_dir() / "making" / f"discarded-{folder.name}-{os.getpid()}"
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _read(folder: Path) -> Entry | None:
+    try:
+        data = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if data.get("format") != _FORMAT:
+        return None
+    return Entry(data["kind"], data["key"], folder, data["facts"], data["created"])
+
+
+def _files(folder: Path) -> list[tuple[str, Path]]:
+    """Every file and link below a folder, the cache's own two excepted, sorted by name."""
+    found = [(str(path.relative_to(folder)), path) for path in folder.rglob("*") if path.is_symlink() or path.is_file()]
+    return sorted((name, path) for name, path in found if name not in (_MANIFEST, _STAMPS))
+
+
+def _digest(path: Path) -> str:
+    if path.is_symlink():
+        return f"link:{path.readlink()}"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _verify(entry: Entry, *, trust_stamps: bool) -> str | None:
+    """What is wrong with an entry, or None."""
+    manifest = json.loads((entry.folder / _MANIFEST).read_text(encoding="utf-8"))
+    wanted: dict[str, str] = manifest["files"]
+    stamps = _load_stamps(entry.folder) if trust_stamps else {}
+    fresh: dict[str, list[int]] = {}
+    for name, digest in wanted.items():
+        path = entry.folder / name
+        try:
+            stat = path.lstat()
+            stamp = [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+            if stamps.get(name) != stamp and _digest(path) != digest:
+                return f"{name} was changed"
+        except OSError:
+            return f"{name} is missing"
+        fresh[name] = stamp
+    if trust_stamps and fresh != stamps:
+        temporary = entry.folder / f"{_STAMPS}.{os.getpid()}"
+        try:
+            temporary.write_text(json.dumps(fresh), encoding="utf-8")
+            temporary.replace(entry.folder / _STAMPS)
+        except OSError:
+            temporary.unlink(missing_ok=True)  # only costs hashing again
+    return None
+
+
+def _load_stamps(folder: Path) -> dict[str, list[int]]:
+    try:
+        data = json.loads((folder / _STAMPS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,206 @@
+"""One cell from its scenario to its result: boot, steps, evidence, verdict."""
+
+from __future__ import annotations
+
+import platform
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness import __version__
+from harness.deadline import Deadline
+from harness.errors import FailureClass, HarnessError
+from harness.guest.guest import Guest, Recipe, running_guest
+from harness.judge import judge
+from harness.machine.argv import Boot
+from harness.machine.emulator import tail
+from harness.results import CellResult, Evidence, Outcome, StepError, StepEvidence, Versions
+from harness.run.cells import Cell, machine_spec
+from harness.run.options import RunOptions
+from harness.run.resources import Resources
+
+_SETUP_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class _Collected:
+    """What a cell has gathered so far; kept when an error ends it."""
+
+    steps: list[StepEvidence] = field(default_factory=list)
+    kernel_log: tuple[str, ...] = ()
+    stages: dict[str, float] = field(default_factory=dict)
+    guest_python: str = ""
+
+
+def run_cell(
+    cell: Cell, resources: Resources, options: RunOptions, folder: Path, stage: Callable[[str], None]
+) -> CellResult:
+    """Run one cell. Never raises for what can go wrong with a guest: that is in the result.
+
+    Args:
+        cell: the scenario and its point of the matrix.
+        resources: what was prepared for the run.
+        options: deadlines.
+        folder: the cell's run folder; made here.
+        stage: told the name of each stage as it begins.
+    """
+    started = time.monotonic()
+    collected = _Collected()
+    scenario = cell.scenario
+    common: dict[str, Any] = {
+        "scenario": cell.name,
+        "title": scenario.title,
+        "source": scenario.source,
+        "file": str(scenario.file),
+        "rerun": cell.rerun,
+    }
+    emulation, image = resources.emulations[cell.qemu], resources.images[cell.kernel]
+    unmet = scenario.needs.unmet(qemu=emulation.build.version, kernel=image.kernel_release) if scenario.needs else None
+    if unmet:
+        return CellResult(**common, outcome=Outcome.SKIP, message=unmet)
+    folder.mkdir(parents=True)
+    error: HarnessError | None = None
+    try:
+        recipe = Recipe(
+            spec=machine_spec(scenario),
+            boot=Boot(image.kernel, image.initrd),
+            build=emulation.build,
+            capabilities=emulation.capabilities,
+            accelerator=emulation.accelerator.accelerator,
+            payload=resources.payload,
+            folder=folder,
+        )
+        with running_guest(recipe, options.boot_timeout, stage) as guest:
+            collected.stages = guest.stages
+            _run_steps(guest, recipe, cell, options, folder, stage, collected)
+    except HarnessError as caught:
+        error = caught
+    except Exception:
+        text = traceback.format_exc()
+        (folder / "traceback.txt").write_text(text, encoding="utf-8")
+        error = HarnessError(
+            f"a defect of the harness itself: {text.splitlines()[-1]}",
+            hint=f"the traceback is in {folder}/traceback.txt",
+        )
+    evidence = Evidence(
+        steps=tuple(collected.steps),
+        kernel_log=collected.kernel_log,
+        devices={name: device.at for name, device in scenario.machine.devices.items()},
+    )
+    (folder / "kernel.log").write_text("".join(f"{line}\n" for line in evidence.kernel_log), encoding="utf-8")
+    common |= {
+        "evidence": evidence,
+        "seconds": round(time.monotonic() - started, 3),
+        "stages": {name: round(seconds, 3) for name, seconds in collected.stages.items()},
+        "folder": str(folder),
+        "versions": _versions(cell, resources, collected.guest_python),
+    }
+    if error is not None:
+        return CellResult(
+            **common,
+            outcome=Outcome.ERROR,
+            failure_class=error.failure_class,
+            message=error.message,
+            hint=error.hint,
+            console_tail=tuple(error.context.get("console", tail(folder / "console.log")).splitlines()),
+        )
+    stage("judge")
+    verdict = judge(scenario, evidence)
+    if verdict.passed:
+        return CellResult(**common, outcome=Outcome.PASS, verdict=verdict)
+    failed = next(check for check in verdict.checks if not check.passed)
+    return CellResult(
+        **common,
+        outcome=Outcome.FAIL,
+        failure_class=FailureClass.EXPECTATION,
+        message=f"{failed.name}: {failed.message}",
+        verdict=verdict,
+    )
+
+
+def _run_steps(
+    guest: Guest,
+    recipe: Recipe,
+    cell: Cell,
+    options: RunOptions,
+    folder: Path,
+    stage: Callable[[str], None],
+    collected: _Collected,
+) -> None:
+    setup = Deadline.after(_SETUP_SECONDS)
+    stage("worker")
+    worker = guest.start_worker(recipe.payload, folder / "worker.stderr", setup)
+    collected.guest_python = worker.python
+    devices = {device.name: device.at for device in recipe.spec.devices}
+    guest.request("setting the worker up", "_setup", {"devices": devices}, setup)
+    guest.request("marking the kernel log", "_kernel_log_start", {}, setup)
+    stage("steps")
+    began = time.monotonic()
+    deadline = Deadline.after(cell.scenario.timeout or options.timeout)
+    trace = _TraceReader(guest.emulator.files.log)
+    for index, step in enumerate(cell.scenario.steps):
+        args = step.args_json()
+        answer = guest.request(f"step {index} ({step.kind})", step.kind, args, deadline)
+        collected.steps.append(_evidence(index, step.kind, args, answer, trace.new_lines()))
+    collected.stages["steps"] = time.monotonic() - began
+    answer = guest.request("reading the kernel log", "_kernel_log", {}, Deadline.after(_SETUP_SECONDS))
+    collected.kernel_log = tuple(str(line) for line in answer["values"]["lines"])
+
+
+def _evidence(
+    index: int, kind: str, args: dict[str, Any], answer: dict[str, Any], trace: tuple[str, ...]
+) -> StepEvidence:
+    """A worker's answer as evidence; nested steps too."""
+    error = answer.get("error")
+    nested = args.get("steps", [])
+    return StepEvidence(
+        index=index,
+        kind=kind,
+        args=args,
+        returns=answer.get("returns"),
+        error=StepError(type=str(error["type"]), message=str(error["message"])) if error else None,
+        values=answer.get("values", {}),
+        seconds=float(answer.get("seconds", 0.0)),
+        trace=trace,
+        children=tuple(
+            _evidence(number, str(step["kind"]), step["args"], child, ())
+            for number, (step, child) in enumerate(zip(nested, answer.get("children", []), strict=False))
+        ),
+    )
+
+
+class _TraceReader:
+    """Gives the lines that QEMU has added to its log since the last time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = path.stat().st_size
+
+    def new_lines(self) -> tuple[str, ...]:
+        """Whole lines only; QEMU writes line by line before a DMA is reported as done."""
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return tuple(whole.decode("utf-8", errors="replace").splitlines())
+
+
+def _versions(cell: Cell, resources: Resources, guest_python: str) -> Versions:
+    emulation, image = resources.emulations[cell.qemu], resources.images[cell.kernel]
+    return Versions(
+        harness=__version__,
+        python=platform.python_version(),
+        qemu=emulation.build.version,
+        qemu_build=f"{emulation.build.name} {emulation.build.key[:12]}",
+        kernel=image.kernel_release,
+        image=image.name,
+        image_key=image.key,
+        accelerator=emulation.accelerator.accelerator,
+        accelerator_reason=emulation.accelerator.reason,
+        payload=resources.payload.key,
+        guest_python=guest_python,
+    )

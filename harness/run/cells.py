@@ -1,0 +1,94 @@
+"""Scenarios times the points of the matrix."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import ConfigurationError
+from harness.machine.spec import DeviceSpec, MachineSpec
+from harness.paths import scenarios_dir
+from harness.run.options import RunOptions
+from harness.scenario import Problem, Scenario, ScenarioError, find_scenarios, load_scenario
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One scenario on one point of the matrix.
+
+    Args:
+        scenario: the scenario.
+        qemu: name of the QEMU build.
+        kernel: version of the guest's kernel, as in the image recipes.
+        name: the scenario's id, with the point behind it where there is more than one.
+    """
+
+    scenario: Scenario
+    qemu: str
+    kernel: str
+    name: str
+
+    @property
+    def folder_name(self) -> str:
+        """A name for its run folder, without slashes."""
+        return self.name.replace("/", ".").replace(" ", "-").replace("[", "").replace("]", "").replace(",", "")
+
+    @property
+    def rerun(self) -> str:
+        """A command line that runs exactly this cell."""
+        words = ["harness", "run", str(self.scenario.file), "--qemu", self.qemu, "--kernel", self.kernel]
+        return shlex.join(words)
+
+
+def list_scenarios(paths: tuple[Path, ...]) -> list[Scenario]:
+    """Load scenarios.
+
+    Args:
+        paths: files and folders; empty means those that come with the project.
+
+    Raises:
+        ScenarioError: files that are wrong; all problems of all files at once.
+        ConfigurationError: a path that does not exist or has no scenario.
+    """
+    files = find_scenarios(list(paths) or [scenarios_dir()])
+    scenarios: list[Scenario] = []
+    problems: list[Problem] = []
+    for file in files:
+        try:
+            scenarios.append(load_scenario(file))
+        except ScenarioError as error:
+            problems += error.problems
+    if problems:
+        raise ScenarioError(tuple(problems))
+    return scenarios
+
+
+def expand(options: RunOptions) -> list[Cell]:
+    """Every scenario on every point.
+
+    Raises:
+        ScenarioError, ConfigurationError: as :func:`list_scenarios`; or there is nothing to run.
+    """
+    points = [(qemu, kernel) for qemu in options.qemu for kernel in options.kernels]
+    cells = []
+    for scenario in list_scenarios(options.paths):
+        for qemu, kernel in points:
+            name = scenario.id if len(points) == 1 else f"{scenario.id} [qemu {qemu}, kernel {kernel}]"
+            cells.append(Cell(scenario, qemu, kernel, name))
+    if not cells:
+        raise ConfigurationError("there is no scenario to run", hint="'harness list' shows what there is")
+    return cells
+
+
+def machine_spec(scenario: Scenario) -> MachineSpec:
+    """The scenario's machine as the part that starts machines takes it."""
+    machine = scenario.machine
+    return MachineSpec(
+        iommu=machine.iommu,
+        aw_bits=machine.aw_bits,
+        memory=machine.memory,
+        cpus=machine.cpus,
+        kernel_args=tuple(machine.kernel_args),
+        devices=tuple(DeviceSpec(name, device.model, device.at) for name, device in machine.devices.items()),
+    )

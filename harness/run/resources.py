@@ -1,0 +1,83 @@
+"""What cells need beside themselves: QEMU builds, images, the accelerator, the payload. Found once for a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness.guest.payload import Payload, build_payload
+from harness.image.build import Image, build_image, find_image
+from harness.image.recipe import recipe_for_kernel
+from harness.machine.accel import Decision, decide
+from harness.machine.builds import QemuBuild, fetch_build, find_build
+from harness.machine.probe import Capabilities, capabilities
+from harness.run.options import RunOptions
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Emulation:
+    """A QEMU build with what was found out about it."""
+
+    build: QemuBuild
+    capabilities: Capabilities
+    accelerator: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Everything that the cells of a run share.
+
+    Args:
+        emulations: by the name of the QEMU build.
+        images: by kernel version.
+        payload: what is sent into every guest.
+    """
+
+    emulations: dict[str, Emulation]
+    images: dict[str, Image]
+    payload: Payload
+
+
+def prepare(options: RunOptions, say: Say) -> Resources:
+    """Find (with ``--fetch``: get) what a run needs.
+
+    Raises:
+        ConfigurationError: an unknown build or kernel, or no ``usdm`` package.
+        InfrastructureError: something is missing or damaged; the hint says how to get it.
+    """
+    payload = build_payload(options.usdm)
+    builds = {name: _build(name, options, say) for name in dict.fromkeys(options.qemu)}
+    images = {kernel: _image(kernel, options, say) for kernel in dict.fromkeys(options.kernels)}
+    emulations = {
+        name: Emulation(build, capabilities(build), decide(build, options.accel)) for name, build in builds.items()
+    }
+    return Resources(emulations, images, payload)
+
+
+def fetch_all(options: RunOptions, say: Say) -> None:
+    """Build the images and fetch the QEMU builds that the options name.
+
+    Raises:
+        ConfigurationError, InfrastructureError: as :func:`prepare`.
+    """
+    for name in dict.fromkeys(options.qemu):
+        build = fetch_build(name, mirror=options.mirror, offline=options.offline, say=say)
+        say(f"QEMU {name}: {build.version}")
+    for kernel in dict.fromkeys(options.kernels):
+        image = build_image(recipe_for_kernel(kernel).name, mirror=options.mirror, offline=options.offline, say=say)
+        say(f"image {image.name}: kernel {image.kernel_release}")
+
+
+def _build(name: str, options: RunOptions, say: Say) -> QemuBuild:
+    if options.fetch:
+        return fetch_build(name, mirror=options.mirror, offline=options.offline, say=say)
+    return find_build(name)
+
+
+def _image(kernel: str, options: RunOptions, say: Say) -> Image:
+    name = recipe_for_kernel(kernel).name
+    if options.fetch:
+        return build_image(name, mirror=options.mirror, offline=options.offline, say=say)
+    return find_image(name)
