@@ -6,6 +6,7 @@ first asked whether its guest panicked; only then is it a crash of its own.
 
 from __future__ import annotations
 
+import contextlib
 from enum import Enum, auto
 
 from harness.deadline import Deadline
@@ -45,10 +46,8 @@ def diagnose(emulator: Emulator, control: ControlPort, phase: Phase, doing: str,
     context = {"console": tail(emulator.files.console)}
     if not isinstance(cause, TimeoutError):
         # A stream ended. Usually QEMU is dying; its exit status is there in a moment.
-        try:
+        with contextlib.suppress(TimeoutError):
             emulator.wait(Deadline.after(_DEATH_SECONDS))
-        except TimeoutError:
-            pass
         context["console"] = tail(emulator.files.console)
     if not emulator.running:
         return _dead(emulator, phase, doing, context)

@@ -1,8 +1,8 @@
 """The content-addressed cache: entries appear whole or not at all, and are checked when they are read.
 
 An entry is the folder ``KIND/KEY`` with a ``manifest.json`` that has the SHA-256 of every file. It is made in a folder
-of its own under a lock and renamed when complete, so that a full disk, Ctrl-C or ``kill -9`` leave no half entry; what a
-killed builder left is swept by the next one.
+of its own under a lock and renamed when complete, so that a full disk, Ctrl-C or ``kill -9`` leave no half entry; what
+a killed builder left is swept by the next one.
 """
 
 from __future__ import annotations

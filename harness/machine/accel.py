@@ -2,7 +2,7 @@
 
 ``/dev/kvm`` may exist, open, and still hang or die in the first instructions (nested and software hypervisors). So a
 512-byte boot sector is run that writes one value to QEMU's ``isa-debug-exit`` port; only the exit status that this
-value gives, before the deadline, counts. Status 0 does not: a QEMU has been seen to end with it and to have run nothing.
+value gives, before the deadline, counts. Status 0 does not: a QEMU has been seen to end so and to have run nothing.
 """
 
 from __future__ import annotations
