@@ -42,7 +42,7 @@ _MEANINGS = (
         "the mirror may be partial or the suite may have moved on",
     ),
     (
-        r"Could not resolve|Temporary failure|Unable to connect|Could not connect|Connection (?:failed|timed out|refused)"
+        r"Could not resolve|Temporary failure|nable to connect|ould not connect|Connection (?:failed|timed out|refused)"
         r"|Failed to fetch|does not have a Release file|Network is unreachable",
         "the mirror could not be reached",
         "check the network, or name another mirror with --mirror; --offline uses only the cache",

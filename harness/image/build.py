@@ -168,7 +168,7 @@ def _recipe_key(recipe: Recipe) -> str:
     digest.update(recipe.model_dump_json().encode())
     sources = [path for path in sorted((images_dir() / "guest").rglob("*")) if path.is_file()]
     code = Path(__file__).parent
-    sources += [code / name for name in ("cpio.py", "kernel.py", "modules.py", "rootfs.py")]
+    sources += [code / name for name in ("cpio.py", "elf.py", "kernel.py", "modules.py", "rootfs.py")]
     for path in sources:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -1,0 +1,178 @@
+"""State of the worker between steps: the container, open devices, buffers."""
+
+from __future__ import annotations
+
+from harness.agent.outcome import DeviceNotOpen, NoIova, NotAccessible, UnknownBuffer, UnknownDevice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from harness.agent.edu import Edu
+    from harness.agent.kernel_log import KernelLog
+    from usdm.vfio import Container
+
+_ADDRESSES = 1 << 64
+
+
+class Buffer:
+    """Memory with a name.
+
+    Attributes:
+        name: Its name in the scenario.
+        maker: Kind of the step that made it: `alloc`, `alloc_plain`, `buffer`.
+        address: Virtual address, None when making it failed.
+        size: In bytes.
+        iova: IOVA of its start, as it was allocated or last mapped; None when it has had none. It may be negative: a
+            mapping of a part gives the part's IOVA, and the start lies that far before it.
+        writable: The program may write to it.
+        gone: It was freed or released. The address stays, so that a use after free can be written down.
+    """
+
+    __slots__ = ("address", "gone", "iova", "maker", "name", "size", "writable")
+
+    def __init__(self, name: str, maker: str, address: int | None, size: int, writable: bool = True) -> None:
+        self.name = name
+        self.maker = maker
+        self.address = address
+        self.size = size
+        self.writable = writable
+        self.iova: int | None = None
+        self.gone = False
+
+    def place(self, offset: int) -> int | None:
+        """Return the virtual address of a byte; None when the buffer is NULL."""
+        return None if self.address is None else self.address + offset
+
+    def own(self, offset: int, size: int, *, write: bool = False) -> int:
+        """Return the address of `size` bytes that the program itself is about to access.
+
+        Raises:
+            NotAccessible: It must not, because it would end, or spoil memory that is not the buffer's any more.
+        """
+        from usdm.limits import PAGE_SIZE
+        from usdm.memory import is_accessible
+
+        if self.address is None:
+            raise NotAccessible(f"'{self.name}' is NULL")
+        if self.gone:
+            raise NotAccessible(f"'{self.name}' has been given back")
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise NotAccessible(f"'{self.name}' has {self.size} bytes, asked for {size} at {offset}")
+        if write and not self.writable:
+            raise NotAccessible(f"'{self.name}' is read-only")
+        start = self.address + offset
+        first = start - start % PAGE_SIZE
+        if size and not is_accessible(first, start + size - first):
+            # For example memory of USDM in a forked child, which does not inherit it.
+            raise NotAccessible(f"'{self.name}' is not mapped in this process")
+        return start
+
+
+class Context:
+    """The worker's state; a forked child goes on with a copy.
+
+    Attributes:
+        addresses: PCI addresses of the devices by name, told by the host.
+        devices: Open devices by name.
+        buffers: Buffers by name.
+        kernel_log: The log's reader, None before it was asked for.
+        log_start: The mark in the log where the steps begin.
+    """
+
+    def __init__(self) -> None:
+        self.addresses: dict[str, str] = {}
+        self.devices: dict[str, Edu] = {}
+        self.buffers: dict[str, Buffer] = {}
+        self.kernel_log: KernelLog | None = None
+        self.log_start: str | None = None
+        self._container: Container | None = None
+
+    # ---- devices
+
+    def address(self, name: str) -> str:
+        """Return the PCI address of a device; raises `UnknownDevice`."""
+        try:
+            return self.addresses[name]
+        except KeyError:
+            raise UnknownDevice(f"the host told no address of '{name}'") from None
+
+    def container(self) -> Container:
+        """Return the process's one container, opened when it is first asked for; raises `usdm.errors.DeviceError`."""
+        if self._container is None:
+            from usdm.vfio import Container
+
+            self._container = Container()
+        return self._container
+
+    def device(self, name: str) -> Edu:
+        """Return an open device; raises `DeviceNotOpen`."""
+        try:
+            return self.devices[name]
+        except KeyError:
+            raise DeviceNotOpen(f"'{name}' is not open") from None
+
+    def any_device(self) -> Edu:
+        """Return the device that was opened first; raises `DeviceNotOpen`."""
+        for device in self.devices.values():
+            return device
+        raise DeviceNotOpen("no device is open")
+
+    def open_device(self, name: str) -> Edu:
+        """Return a device, opened when it is not open yet.
+
+        Binding to vfio-pci belongs to it, so that what the kernel says of it is in the log of the steps.
+
+        Raises:
+            UnknownDevice: The host told no address.
+            usdm.errors.UsdmError: Why it cannot be opened.
+            StepError: It is no edu, or cannot signal interrupts.
+        """
+        if name not in self.devices:
+            from harness.agent import pci
+            from harness.agent.edu import Edu
+
+            address = self.address(name)
+            pci.bind(address)
+            self.devices[name] = Edu(self.container().open_device(address))
+        return self.devices[name]
+
+    def close_device(self, name: str) -> None:
+        """Close a device; raises `DeviceNotOpen`."""
+        self.device(name).close()
+        del self.devices[name]
+
+    # ---- buffers
+
+    def buffer(self, name: str) -> Buffer:
+        """Return a buffer; raises `UnknownBuffer`."""
+        try:
+            return self.buffers[name]
+        except KeyError:
+            raise UnknownBuffer(f"there is no buffer '{name}'") from None
+
+    def virtual_address(self, args: dict[str, Any]) -> int | None:
+        """Return the address that `buffer` or `address`, and `offset`, name in a step; None is NULL."""
+        offset: int = args.get("offset", 0)
+        if args.get("buffer") is not None:
+            return self.buffer(args["buffer"]).place(offset)
+        address: int = args["address"]
+        return address + offset
+
+    def iova(self, args: dict[str, Any]) -> int:
+        """Return the IOVA that `iova`, or `buffer` and `offset`, name in a step.
+
+        Raises:
+            UnknownBuffer: There is no such buffer.
+            NoIova: The buffer has had no IOVA, or the sum is no 64-bit address.
+        """
+        if args.get("buffer") is None:
+            iova: int = args["iova"]
+        else:
+            buffer = self.buffer(args["buffer"])
+            if buffer.iova is None:
+                raise NoIova(f"'{buffer.name}' has been neither allocated for DMA nor mapped")
+            iova = buffer.iova + args.get("offset", 0)
+        if not 0 <= iova < _ADDRESSES:
+            raise NoIova(f"{iova:#x} is no 64-bit address")
+        return iova

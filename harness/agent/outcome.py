@@ -1,0 +1,68 @@
+"""What a step comes to: an outcome, or an error of its own."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class StepError(Exception):
+    """Base of the errors that steps raise themselves, beside those of `usdm`."""
+
+
+class UnknownStep(StepError):
+    """There is no step of that kind."""
+
+
+class UnknownDevice(StepError):
+    """The host told no address for the device."""
+
+
+class DeviceNotOpen(StepError):
+    """The step needs an open device."""
+
+
+class UnknownBuffer(StepError):
+    """No step before gave that name."""
+
+
+class NoIova(StepError):
+    """The buffer has had no IOVA, or the place is no 64-bit address."""
+
+
+class NotAccessible(StepError):
+    """The program itself cannot access that memory; trying would end it."""
+
+
+class NoMemory(StepError):
+    """The kernel did not give the memory."""
+
+
+class ChildFailed(StepError):
+    """A forked child did not come to its end, or took too long."""
+
+
+class Outcome:
+    """What a step observed.
+
+    Attributes:
+        returns: The C return value, None for NULL and for steps without one.
+        values: Observations by name.
+        error: The error behind a C failure value, or None.
+        children: The answers of nested steps.
+    """
+
+    __slots__ = ("children", "error", "returns", "values")
+
+    def __init__(
+        self,
+        returns: int | None = None,
+        values: dict[str, Any] | None = None,
+        error: Exception | None = None,
+        children: list[dict[str, Any]] | None = None,
+    ) -> None:
+        self.returns = returns
+        self.values = values or {}
+        self.error = error
+        self.children = children or []

@@ -1,0 +1,87 @@
+"""Memory that the program takes from the kernel for itself, by raw addresses."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+
+from harness.agent.outcome import NoMemory
+
+PIECE = 2 * 1024 * 1024
+"""Size of the piece that `repeated` maps again and again."""
+
+_MAP_FIXED = 0x10
+_MAP_NORESERVE = 0x4000
+_PROT_NONE = 0
+_READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_mmap = _libc.mmap
+_mmap.restype = ctypes.c_void_p
+_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_munmap = _libc.munmap
+_munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_FAILED = ctypes.c_void_p(-1).value
+
+
+def _map(size: int, protection: int, flags: int, fd: int = -1, address: int | None = None) -> int:
+    found = _mmap(address, size, protection, flags, fd, 0)
+    if found is None or found == _FAILED:
+        raise NoMemory(f"mmap of {size} bytes: {os.strerror(ctypes.get_errno())}")
+    return int(found)
+
+
+def take(size: int, backing: str) -> int:
+    """Return the address of new memory.
+
+    Args:
+        size: Bytes.
+        backing: `anonymous`; `read_only`, which the program cannot write to either; `repeated`, the same 2 MiB again
+            and again, so that a buffer can be larger than the guest's memory.
+
+    Raises:
+        NoMemory: The kernel gave none.
+    """
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    if backing == "repeated":
+        return _repeated(size)
+    return _map(size, mmap.PROT_READ if backing == "read_only" else _READ_WRITE, private)
+
+
+def _repeated(size: int) -> int:
+    piece = os.memfd_create("repeated", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(piece, PIECE)
+        # The whole range is reserved first, so that the pieces replace nothing but it.
+        address = _map(size, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+        try:
+            for offset in range(0, size, PIECE):
+                _map(
+                    min(PIECE, size - offset),
+                    _READ_WRITE,
+                    mmap.MAP_SHARED | _MAP_FIXED,
+                    piece,
+                    address=address + offset,
+                )
+        except NoMemory:
+            give_back(address, size)
+            raise
+        return address
+    finally:
+        os.close(piece)
+
+
+def give_back(address: int, size: int) -> None:
+    """Give memory of `take` back to the kernel."""
+    _munmap(address, size)
+
+
+def read(address: int, size: int) -> bytes:
+    """Return bytes of the process's memory."""
+    return ctypes.string_at(address, size)
+
+
+def write(address: int, data: bytes) -> None:
+    """Write bytes to the process's memory."""
+    ctypes.memmove(address, data, len(data))

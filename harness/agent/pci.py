@@ -1,0 +1,50 @@
+"""PCI functions in sysfs: give one to vfio-pci."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from usdm.vfio import full_bdf
+
+SYSFS_PCI = "/sys/bus/pci"
+_DRIVER = "vfio-pci"
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def driver_of(address: str, sysfs: str = SYSFS_PCI) -> str | None:
+    """Return the name of the driver that a function is bound to, or None."""
+    try:
+        return os.readlink(f"{sysfs}/devices/{full_bdf(address)}/driver").rpartition("/")[2]  # noqa: PTH115
+    except OSError:
+        return None
+
+
+def bind(address: str, sysfs: str = SYSFS_PCI) -> None:
+    """Bind a function to vfio-pci.
+
+    The write to `drivers_probe` returns when the driver's probe has, so there is nothing to wait for. A refusal is not
+    an error here: opening the device comes next, and its error names the cause (no IOMMU group, not bound, no device).
+
+    Args:
+        address: The function, e.g. `02:00.0`.
+        sysfs: Where the bus is; another folder in tests.
+    """
+    name = full_bdf(address)
+    driver = driver_of(address, sysfs)
+    if driver == _DRIVER:
+        return
+    try:
+        _write(f"{sysfs}/devices/{name}/driver_override", _DRIVER)
+        if driver is not None:
+            _write(f"{sysfs}/devices/{name}/driver/unbind", name)
+        _write(f"{sysfs}/drivers_probe", name)
+    except OSError as error:
+        print(f"{name}: not bound to {_DRIVER}: {error}", file=sys.stderr)

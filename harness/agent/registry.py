@@ -1,0 +1,40 @@
+"""The kinds of steps and where each is implemented; a module is loaded when its first step comes."""
+
+from __future__ import annotations
+
+from harness.agent.outcome import UnknownStep
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from harness.agent.context import Context
+    from harness.agent.outcome import Outcome
+
+    Step = Callable[[Context, dict[str, Any]], Outcome]
+
+MODULES = {
+    "steps_device": ("open", "close", "bus_master", "register", "unregister", "register_fd"),
+    "steps_usdm": ("alloc", "free", "alloc_plain", "free_plain", "map", "unmap", "translate", "translate_back"),
+    "steps_memory": ("buffer", "release", "fill", "check", "compare"),
+    "steps_dma": ("dma_read", "dma_write", "container_map", "container_unmap"),
+    "steps_fork": ("fork",),
+    "requests": ("_setup", "_kernel_log_start", "_kernel_log"),
+}
+"""Modules of this package, each with a `STEPS`, and the kinds in it; `_` begins requests of the harness itself."""
+
+_MODULE_OF = {kind: module for module, kinds in MODULES.items() for kind in kinds}
+
+KINDS = tuple(kind for kind in _MODULE_OF if not kind.startswith("_"))
+"""The kinds of steps that a scenario can use."""
+
+
+def find(kind: str) -> Step:
+    """Return the implementation of a kind; raises `UnknownStep`."""
+    module = _MODULE_OF.get(kind)
+    if module is None:
+        raise UnknownStep(f"there is no step '{kind}'")
+    # Not importlib, which nothing else here needs.
+    steps: dict[str, Step] = __import__(f"harness.agent.{module}", fromlist=("STEPS",)).STEPS
+    return steps[kind]

@@ -1,0 +1,91 @@
+"""Steps that open devices and register their container."""
+
+from __future__ import annotations
+
+import os
+
+from harness.agent.outcome import Outcome
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from harness.agent.context import Context
+    from harness.agent.registry import Step
+
+
+def open_(context: Context, args: dict[str, Any]) -> Outcome:
+    """Open a device; values: address, group, iova_ranges."""
+    from usdm.vfio import iommu_group
+
+    context.open_device(args["device"])
+    address = context.address(args["device"])
+    ranges = context.container().info().iova_ranges
+    values = {
+        "address": address,
+        "group": iommu_group(address),
+        "iova_ranges": None if ranges is None else [list(span) for span in ranges],
+    }
+    return Outcome(values=values)
+
+
+def close(context: Context, args: dict[str, Any]) -> Outcome:
+    """Close a device."""
+    context.close_device(args["device"])
+    return Outcome()
+
+
+def bus_master(context: Context, args: dict[str, Any]) -> Outcome:
+    """Let a device access memory, or not."""
+    context.device(args["device"]).set_bus_master(args["enabled"])
+    return Outcome()
+
+
+def _register(fd: int) -> Outcome:
+    from usdm import qae_mem
+
+    returns = qae_mem.qaeRegisterDevice(fd)
+    return Outcome(returns, error=qae_mem.last_error())
+
+
+def register(context: Context, args: dict[str, Any]) -> Outcome:
+    """Register the container, after opening the device when it is not open."""
+    context.open_device(args["device"])
+    return _register(context.container().fd)
+
+
+def unregister(context: Context, args: dict[str, Any]) -> Outcome:
+    """Undo a registration; the device may be closed by now."""
+    from usdm import qae_mem
+
+    context.address(args["device"])
+    returns = qae_mem.qaeUnregisterDevice(context.container().fd)
+    return Outcome(returns, error=qae_mem.last_error())
+
+
+def register_fd(context: Context, args: dict[str, Any]) -> Outcome:
+    """Register something that is no container."""
+    kind = args["fd"]
+    if kind == "device":
+        return _register(context.any_device().device.fd)
+    if kind == "group":
+        bdf = context.any_device().device.bdf
+        return _register(context.container().join(bdf).fd)
+    fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    if kind == "closed":
+        os.close(fd)
+        return _register(fd)
+    try:
+        return _register(fd)
+    finally:
+        os.close(fd)
+
+
+STEPS: dict[str, Step] = {
+    "open": open_,
+    "close": close,
+    "bus_master": bus_master,
+    "register": register,
+    "unregister": unregister,
+    "register_fd": register_fd,
+}

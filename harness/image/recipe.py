@@ -1,0 +1,104 @@
+"""Image recipes: ``images/*.yaml``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from harness.errors import ConfigurationError
+from harness.paths import images_dir
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from error
+    return text
+
+
+Pattern = Annotated[str, AfterValidator(_pattern)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]*(/[a-z-]+)?$")]
+
+
+class Recipe(BaseModel):
+    """What an image is made of.
+
+    Attributes:
+        name: the file's name without ``.yaml``.
+        title: for people.
+        kernel: the version that ``--kernel`` chooses it by, e.g. ``6.12``.
+        suites: Debian suites to take packages from.
+        kernel_pattern: regular expression over whole package names; of those that match, the highest is taken.
+        kernel_depends: regular expression for the kernel package's dependencies that are taken too, recursively.
+        packages: every package whose files may go into the guest; dependencies are not followed.
+        modules: kernel modules to load, in this order; what they depend on is added.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    title: str
+    kernel: Annotated[str, Field(pattern=r"^\d+\.\d+$")]
+    suites: Annotated[tuple[Name, ...], Field(min_length=1)]
+    kernel_pattern: Pattern
+    kernel_depends: Pattern
+    packages: Annotated[tuple[Name, ...], Field(min_length=1)]
+    modules: tuple[str, ...] = ()
+
+
+def recipe_names(folder: Path | None = None) -> list[str]:
+    """The names of all recipes, sorted."""
+    return sorted(path.stem for path in (folder or images_dir()).glob("*.yaml"))
+
+
+def load_recipe(name: str, folder: Path | None = None) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        name: its file's name without ``.yaml``.
+        folder: where it is; None for the project's own.
+
+    Raises:
+        ConfigurationError: there is no such recipe, or it is wrong; the message names file and field.
+    """
+    path = (folder or images_dir()) / f"{name}.yaml"
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(recipe_names(folder)) or "none"
+        raise ConfigurationError(f"there is no image recipe '{name}'", hint=f"there are: {known}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path}: cannot be read as YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigurationError(f"{path}: a recipe is a mapping of fields")
+    try:
+        return Recipe(**{**data, "name": name})
+    except (ValidationError, TypeError) as error:
+        raise ConfigurationError(f"{path}: {_first_problem(error)}") from error
+
+
+def recipe_for_kernel(kernel: str) -> Recipe:
+    """The recipe with a kernel version.
+
+    Raises:
+        ConfigurationError: no recipe has it.
+    """
+    recipes = [load_recipe(name) for name in recipe_names()]
+    for recipe in recipes:
+        if recipe.kernel == kernel:
+            return recipe
+    known = ", ".join(sorted(recipe.kernel for recipe in recipes))
+    raise ConfigurationError(f"no image has a kernel '{kernel}'", hint=f"there are: {known}")
+
+
+def _first_problem(error: ValidationError | TypeError) -> str:
+    if isinstance(error, TypeError):
+        return str(error)
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    return f"field '{where}': {problem['msg']}"

@@ -1,0 +1,184 @@
+"""The guest's root file system out of unpacked packages: few files, and the same bytes every time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from harness.errors import InfrastructureError
+from harness.image import elf
+from harness.image.cpio import write_tree
+from harness.image.kernel import extract_vmlinux
+from harness.image.modules import load_order
+from harness.image.recipe import Recipe
+
+_LIB = "usr/lib/x86_64-linux-gnu"
+_LOADER = "usr/lib64/ld-linux-x86-64.so.2"
+_PROGRAMS = ("usr/bin/busybox", "usr/sbin/dropbear", "usr/bin/dropbearkey", "usr/bin/kmod")
+# Loaded at run time by name, so no program asks for it: pthread_cancel and thread exit need it.
+_LIBRARIES = ("libgcc_s.so.1",)
+_FOLDERS = ("dev", "proc", "sys", "run", "tmp", "root", "etc/harness", "usr/bin", "usr/sbin", "usr/lib64", _LIB)
+_MERGED = ("bin", "sbin", "lib", "lib64")
+# Parts of Python's library that no guest of ours uses; together half of it.
+_PYTHON_DROPPED = (
+    *("test", "idlelib", "tkinter", "turtledemo", "ensurepip", "pydoc_data", "lib2to3", "__pycache__", "venv"),
+    *("sqlite3", "curses", "dbm", "wsgiref", "xmlrpc", "distutils", "_pyrepl", "__phello__"),
+)
+_EXTENSIONS_DROPPED = (
+    *("_ssl", "_hashlib", "_sqlite3", "_curses", "_curses_panel", "readline", "_tkinter", "_dbm", "_gdbm", "_crypt"),
+    *("_codecs_", "_test", "_xx", "xx", "_ctypes_test", "nis", "_uuid"),
+)
+_TEXTS = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
+    # No password can match: keys only.
+    "etc/shadow": "root:*:20000:0:99999:7:::\n",
+    "etc/group": "root:x:0:\n",
+    "etc/shells": "/bin/sh\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+    "etc/hosts": "127.0.0.1 localhost guest\n",
+    "etc/profile": "PS1='guest# '\nexport PATH=/usr/sbin:/usr/bin\n",
+}
+
+
+def build_files(packages: Path, recipe: Recipe, images: Path, out: Path) -> dict[str, object]:
+    """Write ``vmlinux`` and ``initrd.img``.
+
+    Args:
+        packages: the unpacked packages, all in one tree.
+        recipe: what goes in.
+        images: the folder with ``guest/init``.
+        out: where the two files go; a working folder in it is removed again.
+
+    Returns:
+        Facts for the manifest: ``kernel_release``, ``python``, ``modules``.
+
+    Raises:
+        InfrastructureError: a package lacks a file that an image needs.
+        ConfigurationError: the kernel lacks a module of the recipe.
+    """
+    release = _only(packages / "usr/lib/modules", "*", "kernel").name
+    image = _only(packages / "boot", "vmlinuz-*", "kernel image")
+    (out / "vmlinux").write_bytes(extract_vmlinux(image.read_bytes()))
+    root = out / "root"
+    for folder in _FOLDERS:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for name in _MERGED:
+        (root / name).symlink_to(f"usr/{name}")
+    _programs(packages, root)
+    python = _python(packages, root)
+    _libraries(packages, root)
+    for name, text in _TEXTS.items():
+        (root / name).write_text(text, encoding="utf-8")
+    modules = load_order(packages / "usr/lib/modules" / release, recipe.modules)
+    _modules(root, release, modules)
+    _copy(images / "guest/init", root / "init")
+    (root / "init").chmod(0o755)
+    _compile(packages, root, python)
+    with (out / "initrd.img").open("wb") as file:
+        write_tree(root, file)
+    shutil.rmtree(root)
+    return {"kernel_release": release, "python": python, "modules": [name for name, _ in modules]}
+
+
+def _only(folder: Path, pattern: str, what: str) -> Path:
+    found = sorted(folder.glob(pattern)) if folder.is_dir() else []
+    if len(found) != 1:
+        raise InfrastructureError(f"the packages have {len(found)} {what}s instead of one")
+    return found[0]
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A file's content and whether it may be executed; links are followed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(source.read_bytes())
+    target.chmod(0o755 if source.stat().st_mode & 0o111 else 0o644)
+
+
+def _find(packages: Path, name: str) -> Path:
+    """A file of the packages, also where a package still has it outside /usr."""
+    for path in (packages / name, packages / name.removeprefix("usr/")):
+        if path.is_file():
+            return path
+    raise InfrastructureError(f"the packages have no /{name}", hint="the image's recipe lacks a package")
+
+
+def _programs(packages: Path, root: Path) -> None:
+    for name in _PROGRAMS:
+        _copy(_find(packages, name), root / name)
+    # insmod and friends of kmod know everything that the kernel's modules need; busybox has the rest.
+    for name in ("insmod", "modprobe", "lsmod", "rmmod", "modinfo"):
+        (root / "usr/sbin" / name).symlink_to("../bin/kmod")
+    listed = _run([str(root / "usr/bin/busybox"), "--list"])
+    taken = {path.name for folder in ("usr/bin", "usr/sbin") for path in (root / folder).iterdir()}
+    for name in sorted(set(listed.split()) - taken):
+        (root / "usr/bin" / name).symlink_to("busybox")
+
+
+def _python(packages: Path, root: Path) -> str:
+    """Copy the interpreter and the useful part of its library; gives the version as in ``python3.13``."""
+    program = _only(packages / "usr/bin", "python3.[0-9]*", "Python interpreter")
+    version = program.name.removeprefix("python")
+    _copy(program, root / "usr/bin" / program.name)
+    (root / "usr/bin/python3").symlink_to(program.name)
+    library = f"usr/lib/python{version}"
+
+    def dropped(folder: str, names: list[str]) -> list[str]:
+        if folder.endswith("lib-dynload"):
+            return [name for name in names if name.startswith(_EXTENSIONS_DROPPED)]
+        return [name for name in names if name in _PYTHON_DROPPED or name.startswith(("config-", "sitecustomize"))]
+
+    shutil.copytree(packages / library, root / library, ignore=dropped, symlinks=False)
+    return version
+
+
+def _libraries(packages: Path, root: Path) -> None:
+    """Copy the shared libraries that the copied programs and extensions ask for, and theirs."""
+    loader = _find(packages, _LOADER)
+    _copy(loader, root / _LOADER)
+    (root / _LOADER).chmod(0o755)
+    wanted = list(_LIBRARIES)
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and not path.is_symlink() and elf.is_elf(data := path.read_bytes()):
+            wanted += elf.needed(data)
+    done = {loader.name}
+    while wanted:
+        name = wanted.pop()
+        if name in done:
+            continue
+        done.add(name)
+        source = _find(packages, f"{_LIB}/{name}")
+        _copy(source, root / _LIB / name)
+        wanted += elf.needed(source.read_bytes())
+
+
+def _modules(root: Path, release: str, modules: list[tuple[str, bytes]]) -> None:
+    folder = root / "usr/lib/modules" / release
+    folder.mkdir(parents=True)
+    lines = []
+    for name, data in modules:
+        (folder / f"{name}.ko").write_bytes(data)
+        lines.append(f"/lib/modules/{release}/{name}.ko\n")
+    (root / "etc/harness/modules").write_text("".join(lines), encoding="utf-8")
+
+
+def _compile(packages: Path, root: Path, version: str) -> None:
+    """Compile the library with the guest's own interpreter, run by its own loader; so imports cost no compiling there.
+
+    Unchecked hash-based files hold no times: the same sources give the same bytes.
+    """
+    library = root / f"usr/lib/python{version}"
+    loader = [str(root / _LOADER), "--library-path", str(root / _LIB)]
+    command = [*loader, str(root / f"usr/bin/python{version}"), "-I", "-S", "-m", "compileall", "-q"]
+    env = {"PYTHONHOME": str(root / "usr"), "PYTHONHASHSEED": "0", "PATH": os.defpath}
+    _run([*command, "--invalidation-mode", "unchecked-hash", "-s", str(root), str(library)], env)
+
+
+def _run(argv: list[str], env: dict[str, str] | None = None) -> str:
+    done = subprocess.run(argv, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InfrastructureError(
+            f"'{Path(argv[0]).name}' of the guest's packages failed on this host: {done.stderr.strip()[-300:]}"
+        )
+    return done.stdout

@@ -1,0 +1,70 @@
+"""Real guests. What they need is got once (``harness fetch`` does the same); nothing is skipped when it is missing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from harness.guest.guest import Guest, Recipe, running_guest
+from harness.machine.argv import Boot
+from harness.machine.spec import DeviceSpec, MachineSpec
+from harness.run.options import RunOptions
+from harness.run.resources import Resources, prepare
+
+BOOT_SECONDS = 120.0
+EDU = DeviceSpec("edu0", "edu", "02:00.0")
+
+
+@pytest.fixture(scope="session")
+def resources() -> Resources:
+    return prepare(RunOptions(fetch=True), print)
+
+
+@pytest.fixture
+def start(resources: Resources, tmp_path: Path) -> Callable[..., AbstractContextManager[Guest]]:
+    """Starts a guest; its run folder is ``tmp_path/run``."""
+
+    def starter(boot_seconds: float = BOOT_SECONDS, **changes: object) -> AbstractContextManager[Guest]:
+        folder = tmp_path / "run"
+        folder.mkdir()
+        emulation, image = resources.emulations["11.1"], resources.images["6.12"]
+        recipe = Recipe(
+            spec=MachineSpec(devices=(EDU,), **changes),  # type: ignore[arg-type]
+            boot=Boot(image.kernel, image.initrd),
+            build=emulation.build,
+            capabilities=emulation.capabilities,
+            accelerator=emulation.accelerator.accelerator,
+            payload=resources.payload,
+            folder=folder,
+        )
+        return running_guest(recipe, boot_seconds, lambda stage: None)
+
+    return starter
+
+
+def processes_with(text: str) -> list[int]:
+    """Ids of the processes that have ``text`` in their command line, this one excepted."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+            continue
+        try:
+            line = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if text.encode() in line:
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Every test ends without a QEMU of its own."""
+    before = set(processes_with("usdm-harness"))
+    yield
+    left = set(processes_with("qemu-system-x86_64")) & set(processes_with("usdm-harness")) - before
+    assert not left, f"QEMU processes are left: {left}"

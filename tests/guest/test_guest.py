@@ -1,0 +1,165 @@
+"""A real guest: readiness, identity, commands, and every way in which it can end badly, told apart."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import processes_with
+
+from harness.deadline import Deadline
+from harness.errors import BootError, EmulatorCrash, GuestHang, GuestLost, GuestPanic, InfrastructureError
+from harness.guest.control import ControlPort
+from harness.guest.ssh import SshConnection, make_key
+
+
+def test_commands_give_their_output_and_status(start):
+    with start() as guest:
+        done = guest.run("echo out; echo err >&2; exit 7", Deadline.after(30))
+        assert (done.status, done.stdout, done.stderr) == (7, b"out\n", b"err\n")
+        # More than an SSH window in both directions.
+        data = os.urandom(3 << 20)
+        assert guest.run("cat", Deadline.after(60), data).stdout == data
+
+
+def test_the_guest_answers_on_its_control_port_and_has_no_network(start):
+    with start() as guest:
+        assert guest.control.ping(Deadline.after(10))
+        links = guest.run("ls /sys/class/net", Deadline.after(10)).stdout.split()
+        assert links == [b"lo"]
+        release = guest.run("uname -r", Deadline.after(10)).stdout.decode().strip()
+        assert guest.identity.hello.split()[0] == release
+
+
+def test_the_harness_listens_on_no_port(start):
+    def listening() -> set[str]:
+        lines = Path("/proc/net/tcp").read_text().splitlines() + Path("/proc/net/tcp6").read_text().splitlines()
+        return {line.split()[1] for line in lines[1:] if line.split()[3:4] == ["0A"]}
+
+    before = listening()
+    with start() as guest:
+        assert guest.emulator.running
+        sockets = [os.readlink(p) for p in Path(f"/proc/{guest.emulator.pid}/fd").iterdir()]
+        assert any(name.startswith("socket:") for name in sockets)
+        inodes = {name[8:-1] for name in sockets if name.startswith("socket:")}
+        tcp = {line.split()[9] for line in Path("/proc/net/tcp").read_text().splitlines()[1:]}
+        assert not inodes & tcp
+        assert listening() <= before
+
+
+def test_every_run_leaves_a_command_line_that_qemu_accepts(start, tmp_path):
+    with start():
+        script = (tmp_path / "run/qemu.sh").read_text()
+    assert "intel-iommu" in script
+    assert "fd=" not in script
+    checked = subprocess.run(
+        ["sh", "-c", script.replace("exec env", "exec timeout -s KILL 0.5 env")],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == -signal.SIGKILL or checked.returncode == 137, (
+        checked.stderr
+    )  # it ran until it was stopped
+
+
+def test_a_panic_is_told_with_its_console(start):
+    with start() as guest, pytest.raises(GuestPanic) as caught:
+        guest.run("echo c > /proc/sysrq-trigger", Deadline.after(60))
+    assert "sysrq triggered crash" in caught.value.message
+    assert "Kernel panic" in caught.value.context["console"]
+
+
+def test_an_emulator_that_is_killed_is_a_crash_of_the_emulator(start):
+    with start() as guest:
+        os.kill(guest.emulator.pid, signal.SIGSEGV)
+        with pytest.raises(EmulatorCrash, match="signal 11"):
+            guest.run("sleep 60", Deadline.after(60))
+
+
+def test_a_guest_that_stops_answering_hangs(start):
+    with start() as guest:
+        guest.emulator.execute("stop", deadline=Deadline.after(10))
+        with pytest.raises(GuestHang, match="does not answer"):
+            guest.run("true", Deadline.after(2))
+
+
+def test_a_slow_command_in_a_live_guest_is_told_apart_from_a_dead_guest(start):
+    with start() as guest, pytest.raises(GuestHang, match="still answers"):
+        guest.run("sleep 100", Deadline.after(2))
+
+
+def test_a_guest_that_drops_the_connection_is_lost(start):
+    with start() as guest, pytest.raises(GuestLost):
+        guest.run("killall dropbear", Deadline.after(30))
+
+
+def test_a_guest_that_switches_itself_off_is_lost(start):
+    with start() as guest, pytest.raises(GuestLost, match="switched itself off"):
+        guest.run("poweroff -f", Deadline.after(30))
+
+
+def test_a_guest_that_is_not_ready_in_time_is_a_boot_error(start):
+    with pytest.raises(BootError, match="not ready in time"), start(boot_seconds=0.7):
+        pytest.fail("a guest cannot boot in 0.7 s")
+
+
+def test_a_panic_while_booting_is_a_panic(start):
+    with pytest.raises(GuestPanic), start(kernel_args=("rdinit=/nothing", "root=/dev/nothing")):
+        pytest.fail("there is nothing to boot")
+
+
+def test_a_machine_that_qemu_refuses_says_what_qemu_said(start):
+    with pytest.raises(InfrastructureError, match="QEMU did not start"), start(cpus=100_000):
+        pytest.fail("QEMU has no such machine")
+
+
+def test_another_host_key_is_refused(start):
+    """The pinned key is compared with what the server shows, not with what it says it shows."""
+    with start() as guest:
+        guest.ssh.close()
+        other = make_key()
+        # The relay opens the port again for the next connection.
+        with pytest.raises((InfrastructureError, GuestLost)):
+            SshConnection(guest.emulator.ssh, other, f"ssh-ed25519 {other.get_base64()}", Deadline.after(20))
+
+
+def test_a_stale_guest_is_refused():
+    """A guest that repeats an older nonce is not taken for the one that was started."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"ready 00000000000000000000000000000000 ssh-ed25519 AAAA\n")
+        with pytest.raises(InfrastructureError, match="nonce"):
+            ControlPort(ours).identify("hello", "ssh-ed25519 AAAA", Deadline.after(5))
+
+
+def test_qemu_does_not_outlive_a_killed_harness(tmp_path):
+    """kill -9 of the harness in the middle of a run leaves no process and no file in the temporary folders."""
+    out = tmp_path / "out"
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    harness = subprocess.Popen(
+        ["python3", "-m", "harness", "run", "scenarios/usdm/plain_memory.yaml", "--out", str(out)],
+        env={**os.environ, "TMPDIR": str(scratch)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        give_up = Deadline.after(60)
+        while not processes_with(str(out)) or not list(out.glob("*/console.log")):
+            assert not give_up.expired, "no QEMU was started"
+            assert harness.poll() is None, "the harness ended by itself"
+        mine = [pid for pid in processes_with(str(out)) if pid != harness.pid]
+        assert mine
+    finally:
+        harness.kill()
+        harness.wait()
+    give_up = Deadline.after(10)
+    while [pid for pid in processes_with(str(out)) if pid != os.getpid()]:
+        assert not give_up.expired, "QEMU outlived the harness"
+    assert list(scratch.iterdir()) == []
