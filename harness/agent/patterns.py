@@ -1,7 +1,7 @@
 """Patterns that buffers are filled with and checked against.
 
-A byte of a pattern depends on its place in the buffer only, not on where a step begins: a part of a filled buffer can be
-checked, and a page that was swapped with its neighbour is found.
+A byte of a pattern depends on its place in the buffer only, not on where a step begins: a part of a filled buffer can
+be checked, and a page that was swapped with its neighbour is found.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def alloc(context: Context, args: dict[str, Any]) -> Outcome:
-    """qaeMemAllocNUMA; values: iova."""
+    """Call qaeMemAllocNUMA; values: iova."""
     address = qae_mem.qaeMemAllocNUMA(args["size"], args.get("node", -1), args.get("align", 4096))
     error = qae_mem.last_error()
     buffer = context.buffers[args["as"]] = Buffer(args["as"], "alloc", address, args["size"])
@@ -29,7 +29,7 @@ def alloc(context: Context, args: dict[str, Any]) -> Outcome:
 
 
 def free(context: Context, args: dict[str, Any]) -> Outcome:
-    """qaeMemFreeNUMA or qaeMemFreeNonZeroNUMA."""
+    """Call qaeMemFreeNUMA or qaeMemFreeNonZeroNUMA."""
     buffer = context.buffer(args["buffer"])
     pointer = qae_mem.Pointer(buffer.place(args.get("offset", 0)))
     (qae_mem.qaeMemFreeNUMA if args.get("zero", True) else qae_mem.qaeMemFreeNonZeroNUMA)(pointer)
@@ -39,14 +39,14 @@ def free(context: Context, args: dict[str, Any]) -> Outcome:
 
 
 def alloc_plain(context: Context, args: dict[str, Any]) -> Outcome:
-    """qaeMemAlloc."""
+    """Call qaeMemAlloc."""
     address = qae_mem.qaeMemAlloc(args["size"])
     context.buffers[args["as"]] = Buffer(args["as"], "alloc_plain", address, args["size"])
     return Outcome(address, error=qae_mem.last_error())
 
 
 def free_plain(context: Context, args: dict[str, Any]) -> Outcome:
-    """qaeMemFree."""
+    """Call qaeMemFree."""
     buffer = context.buffer(args["buffer"])
     qae_mem.qaeMemFree(qae_mem.Pointer(buffer.address))
     error = qae_mem.last_error()
@@ -55,7 +55,7 @@ def free_plain(context: Context, args: dict[str, Any]) -> Outcome:
 
 
 def map_(context: Context, args: dict[str, Any]) -> Outcome:
-    """qaeMemMapContiguousIova; values: iova, when there is one."""
+    """Call qaeMemMapContiguousIova; values: iova, when there is one."""
     iova = qae_mem.qaeMemMapContiguousIova(context.virtual_address(args), args["size"])
     error = qae_mem.last_error()
     if iova and args.get("buffer") is not None:
@@ -64,13 +64,13 @@ def map_(context: Context, args: dict[str, Any]) -> Outcome:
 
 
 def unmap(context: Context, args: dict[str, Any]) -> Outcome:
-    """qaeMemUnmapContiguousIova."""
+    """Call qaeMemUnmapContiguousIova."""
     returns = qae_mem.qaeMemUnmapContiguousIova(context.virtual_address(args), args["size"])
     return Outcome(returns, error=qae_mem.last_error())
 
 
 def translate(context: Context, args: dict[str, Any]) -> Outcome:
-    """qaeVirtToPhysNUMA for addresses of a range.
+    """Call qaeVirtToPhysNUMA for addresses of a range.
 
     Values: how many addresses are present and absent, whether those present ascend with their addresses from the
     first one (contiguous), and the first one's IOVA (first; None when all are absent).
@@ -103,7 +103,7 @@ def translate(context: Context, args: dict[str, Any]) -> Outcome:
 
 
 def translate_back(context: Context, args: dict[str, Any]) -> Outcome:
-    """qaePhysToVirtNUMA of qaeVirtToPhysNUMA; values: same, found."""
+    """Call qaePhysToVirtNUMA of qaeVirtToPhysNUMA; values: same, found."""
     address = context.virtual_address(args)
     iova = qae_mem.qaeVirtToPhysNUMA(address)
     error = qae_mem.last_error()

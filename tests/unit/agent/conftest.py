@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from agent_worker_process import WorkerProcess
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def payload(tmp_path: Path) -> Path:
+    """The sources as they are laid out in the guest."""
+    folder = tmp_path / "payload"
+    skip = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "usdm", folder / "usdm", ignore=skip)
+    shutil.copytree(ROOT / "harness/agent", folder / "harness/agent", ignore=skip)
+    shutil.copy(ROOT / "harness/__init__.py", folder / "harness/__init__.py")
+    return folder
+
+
+@pytest.fixture
+def worker(payload: Path) -> Iterator[WorkerProcess]:
+    one = WorkerProcess(payload)
+    yield one
+    if one.process.returncode is None:
+        one.end()
