@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.agent import registry
+from harness.agent.context import Context
+from harness.agent.execute import execute
+from usdm import container as container_calls
+from usdm import errors, qae_mem
+from usdm.driver import Usdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "usdm"))
+from usdm_fake_vfio import FakeVfio
+
+
+class Rig:
+    """Steps on a fake kernel: USDM of its own, a container, a device that records its DMA."""
+
+    def __init__(self, vfio: FakeVfio) -> None:
+        self.vfio = vfio
+        self.fd = vfio.open()
+        self.dmas: list[tuple[int, int, int, bool]] = []
+        self.context = Context()
+        self.context.addresses["edu0"] = "02:00.0"
+        self.context._container = self  # type: ignore[assignment]
+        self.context.devices["edu0"] = self  # type: ignore[assignment]
+
+    @property
+    def entries(self) -> dict[int, tuple[int, int]]:
+        entries: dict[int, tuple[int, int]] = self.vfio.of(self.fd).entries
+        return entries
+
+    def map_dma(self, vaddr: int, iova: int, size: int, *, read: bool, write: bool) -> None:
+        container_calls.map_dma(self.fd, self.vfio.ioctl, vaddr, iova, size, read | write << 1)
+
+    def unmap_dma(self, iova: int, size: int) -> int:
+        return container_calls.unmap_dma(self.fd, self.vfio.ioctl, iova, size)
+
+    def dma(self, iova: int, size: int, device_offset: int, *, write: bool) -> None:
+        self.dmas.append((iova, size, device_offset, write))
+
+    def __call__(self, kind: str, **args: Any) -> dict[str, Any]:
+        return execute(self.context, kind, args)
+
+    def error(self, kind: str, **args: Any) -> tuple[int | None, str | None]:
+        answer = self(kind, **args)
+        return answer["returns"], answer["error"] and answer["error"]["type"]
+
+
+@pytest.fixture
+def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    vfio = FakeVfio(check_memory=True)
+    driver = Usdm(vfio.ioctl)
+    monkeypatch.setattr(qae_mem, "_driver", driver)
+    yield Rig(vfio)
+    driver.close()
+    vfio.close()
+
+
+def test_registration(rig: Rig) -> None:
+    assert rig.error("unregister", device="edu0") == (1, "NotRegistered")
+    assert rig.error("register", device="edu0") == (0, None)
+    assert rig.error("unregister", device="edu0") == (0, None)
+    assert rig.error("register_fd", fd="null") == (-1, "NotAContainer")
+    assert rig.error("unregister", device="edu9") == (None, "UnknownDevice")
+
+
+def test_memory_of_usdm(rig: Rig) -> None:
+    rig("register", device="edu0")
+    answer = rig("alloc", **{"as": "a"}, size=4096, align=4096, node=-1)
+    assert answer["error"] is None
+    assert answer["values"] == {"iova": qae_mem.qaeVirtToPhysNUMA(answer["returns"])}
+    assert rig("translate_back", buffer="a", offset=4095)["values"]["same"] is True
+    assert rig.error("free", buffer="a", offset=1024, zero=True) == (None, "InteriorPointer")
+    rig("fill", buffer="a", pattern=1)
+    assert rig.error("free", buffer="a", zero=False) == (None, None)
+    assert rig.error("free", buffer="a") == (None, "DoubleFree")
+    assert rig.error("fill", buffer="a", pattern=1) == (None, "NotAccessible")
+    # The device may still be sent there.
+    rig("dma_write", device="edu0", buffer="a", offset=-64, size=64, device_offset=8)
+    assert rig.dmas == [(answer["values"]["iova"] - 64, 64, 8, True)]
+
+
+def test_mapping_of_a_part_gives_the_buffer_its_start(rig: Rig) -> None:
+    rig("register", device="edu0")
+    rig("buffer", **{"as": "b"}, size=64 << 10)
+    assert rig("dma_read", device="edu0", buffer="b", size=1)["error"]["type"] == "NoIova"
+    answer = rig("map", buffer="b", offset=8192, size=4096)
+    iova = answer["returns"]
+    assert answer["values"] == {"iova": iova}
+    done = rig("dma_read", device="edu0", buffer="b", offset=8200, size=16, device_offset=0)
+    assert done["values"] == {"iova": iova + 8, "completed": True}
+    found = rig("translate", buffer="b", offset=4096, size=8192, stride=4096)["values"]
+    assert found == {"present": 1, "absent": 1, "contiguous": True, "first": iova}
+    assert rig.error("map", buffer="b", offset=0, size=16384) == (0, "AlreadyMapped")
+    assert rig.error("unmap", buffer="b", offset=8192, size=4096) == (0, None)
+    assert rig("translate", buffer="b")["values"] == {"present": 0, "absent": 16, "contiguous": False, "first": None}
+    assert rig("translate_back", buffer="b")["error"]["type"] == "NotMapped"
+    # After the unmap the name still stands for the place.
+    assert rig("dma_read", device="edu0", buffer="b", offset=8192, size=16)["values"]["iova"] == iova
+
+
+def test_mappings_beside_usdm(rig: Rig) -> None:
+    rig("register", device="edu0")
+    address = rig("buffer", **{"as": "b"}, size=8192)["values"]["address"]
+    args = {"device": "edu0", "buffer": "b", "offset": 4096, "size": 4096, "iova": 0x40000000}
+    assert rig("container_map", **args, access="read")["values"] == {"iova": 0x40000000}
+    assert rig.entries[0x40000000] == (address + 4096, 4096)
+    assert rig.context.iova({"buffer": "b", "offset": 0}) == 0x3FFFF000
+    assert rig.error("container_map", **args, access="write") == (None, "MapFailed")
+    unmap = {"device": "edu0", "iova": 0x40000000, "size": 4096}
+    assert rig("container_unmap", **unmap)["values"] == {"size": 4096}
+    assert rig("container_unmap", **unmap)["values"] == {"size": 0}
+
+
+def test_read_only_memory_is_refused_by_the_kernel(rig: Rig) -> None:
+    rig("register", device="edu0")
+    rig("buffer", **{"as": "b"}, size=4096, backing="read_only")
+    assert rig.error("map", buffer="b", offset=0, size=4096) == (0, "MapFailed")
+
+
+def test_plain_memory(rig: Rig) -> None:
+    assert rig("alloc_plain", **{"as": "p"}, size=5000)["returns"]
+    assert rig("check", buffer="p", pattern="zero")["values"]["equal"] is True
+    assert rig.error("release", buffer="p") == (None, "NotAccessible")
+    assert rig.error("free_plain", buffer="p") == (None, None)
+    assert rig.error("free_plain", buffer="p") == (None, "DoubleFree")
+
+
+def test_an_error_that_no_translation_explains_is_not_taken_for_absence(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig("buffer", **{"as": "b"}, size=4096)
+
+    def refuse(address: int) -> int:
+        raise errors.ForkedChild("pid", 1)
+
+    monkeypatch.setattr(qae_mem.default_instance(), "virt_to_phys", refuse)
+    assert rig.error("translate", buffer="b") == (None, "ForkedChild")
+
+
+def test_every_kind_answers_when_arguments_are_missing(rig: Rig) -> None:
+    """A defect is an error of its own, never an exception that ends the worker."""
+    for kind in registry.KINDS:
+        assert rig(kind)["error"]["type"] in ("InternalError", "UnknownBuffer")
