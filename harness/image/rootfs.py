@@ -59,7 +59,9 @@ def build_files(packages: Path, recipe: Recipe, images: Path, out: Path) -> dict
         ConfigurationError: the kernel lacks a module of the recipe.
     """
     release = _only(packages / "usr/lib/modules", "*", "kernel").name
-    image = _only(packages / "boot", "vmlinuz-*", "kernel image")
+    # The kernels' packages of 6.19 and later have the image beside the modules.
+    beside = packages / "usr/lib/modules" / release / "vmlinuz"
+    image = beside if beside.is_file() else _only(packages / "boot", "vmlinuz-*", "kernel image")
     (out / "vmlinux").write_bytes(extract_vmlinux(image.read_bytes()))
     root = out / "root"
     for folder in _FOLDERS:
@@ -166,11 +168,12 @@ def _modules(root: Path, release: str, modules: list[tuple[str, bytes]]) -> None
 def _compile(packages: Path, root: Path, version: str) -> None:
     """Compile the library with the guest's own interpreter, run by its own loader; so imports cost no compiling there.
 
-    Unchecked hash-based files hold no times: the same sources give the same bytes.
+    Unchecked hash-based files hold no times: the same sources give the same bytes. ``-B`` and ``-f``: the modules that
+    the compiler itself imports must not leave files of the other kind, which have a time and this host's path.
     """
     library = root / f"usr/lib/python{version}"
     loader = [str(root / _LOADER), "--library-path", str(root / _LIB)]
-    command = [*loader, str(root / f"usr/bin/python{version}"), "-I", "-S", "-m", "compileall", "-q"]
+    command = [*loader, str(root / f"usr/bin/python{version}"), "-S", "-B", "-m", "compileall", "-q", "-f"]
     env = {"PYTHONHOME": str(root / "usr"), "PYTHONHASHSEED": "0", "PATH": os.defpath}
     _run([*command, "--invalidation-mode", "unchecked-hash", "-s", str(root), str(library)], env)
 

@@ -1,0 +1,96 @@
+"""Topology to command line."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from harness.errors import ConfigurationError
+from harness.machine.argv import Boot, Wiring, build_argv, kernel_command_line, pasteable
+from harness.machine.spec import DeviceSpec, MachineSpec
+
+PROPERTIES = {"intel-iommu": frozenset({"intremap", "caching-mode", "aw-bits"})}
+
+
+def argv(spec: MachineSpec, *, accelerator: str = "tcg", sandbox: bool = True, properties=PROPERTIES) -> list[str]:
+    return build_argv(
+        spec,
+        Boot(Path("/k/vmlinux"), Path("/k/initrd.img")),
+        Wiring(qmp=10, control=11, ssh=12, console=Path("/r,1/console.log"), log=Path("/r,1/qemu.log")),
+        machine_type="pc-q35-11.1",
+        accelerator=accelerator,
+        sandbox=sandbox,
+        properties=properties,
+    )
+
+
+def devices(words: list[str]) -> list[dict[str, object]]:
+    found = [words[index + 1] for index, word in enumerate(words) if word == "-device"]
+    return [json.loads(text) for text in found if text.startswith("{")]
+
+
+def test_a_device_on_bus_2_gets_two_root_ports_and_the_whole_mask():
+    found = devices(argv(MachineSpec(devices=(DeviceSpec("edu0", "edu", "02:00.0"),))))
+    ports = [device for device in found if device["driver"] == "pcie-root-port"]
+    (edu,) = [device for device in found if device["driver"] == "edu"]
+    assert [port["addr"] for port in ports] == ["10.0", "11.0"]
+    assert (edu["bus"], edu["addr"], edu["dma_mask"]) == ("port2", "0.0", 2**64 - 1)
+
+
+def test_the_viommu_comes_first_with_its_width_written_out():
+    found = devices(argv(MachineSpec(aw_bits=39, devices=(DeviceSpec("edu0", "edu", "00:05.0"),))))
+    assert found[0] == {"driver": "intel-iommu", "intremap": "on", "caching-mode": True, "aw-bits": 39}
+    assert found[1]["bus"] == "pcie.0"
+    assert "intel_iommu=on" in kernel_command_line(MachineSpec())
+
+
+def test_a_machine_without_viommu_has_none_and_does_not_ask_the_kernel_for_it():
+    spec = MachineSpec(iommu="none")
+    assert not any("intel-iommu" in word for word in argv(spec))
+    assert "intel_iommu" not in kernel_command_line(spec)
+
+
+def test_a_build_that_lacks_a_property_is_refused_by_name():
+    with pytest.raises(ConfigurationError, match="caching-mode"):
+        argv(MachineSpec(), properties={"intel-iommu": frozenset({"intremap", "aw-bits"})})
+
+
+def test_a_bus_out_of_reach_is_refused():
+    with pytest.raises(ConfigurationError, match="bus 09"):
+        argv(MachineSpec(devices=(DeviceSpec("edu0", "edu", "09:00.0"),)))
+
+
+@pytest.mark.parametrize("text", ["2:00.0", "02:00.8", "02:00", "gg:00.0", ""])
+def test_an_address_that_is_none_is_refused(text: str):
+    with pytest.raises(ValueError, match="no PCI address"):
+        DeviceSpec("edu0", "edu", text).bdf  # noqa: B018
+
+
+def test_nothing_leads_out_of_the_guest():
+    words = argv(MachineSpec())
+    assert "-nodefaults" in words
+    assert not any("netdev" in word or "hostfwd" in word or "tcp:" in word or "-nic" in word for word in words)
+    assert words[words.index("-sandbox") + 1].startswith("on,")
+    assert "-sandbox" not in argv(MachineSpec(), sandbox=False)
+
+
+def test_kvm_gets_a_split_irqchip_for_interrupt_remapping():
+    assert any("kernel-irqchip=split" in word for word in argv(MachineSpec(), accelerator="kvm"))
+    assert not any("kernel-irqchip" in word for word in argv(MachineSpec()))
+
+
+def test_a_comma_in_a_path_is_escaped():
+    assert "file,id=console,path=/r,,1/console.log" in argv(MachineSpec())
+
+
+def test_the_script_needs_nothing_of_the_harness():
+    script = pasteable(["qemu", *argv(MachineSpec())], {"QEMU_MODULE_DIR": "/a b"})
+    words = shlex.split(script.split("exec env", 1)[1].replace("\\\n", " "))
+    assert words[0] == "QEMU_MODULE_DIR=/a b"
+    assert not any("fd=" in word for word in words)
+    assert "stdio,id=console,signal=off" in words
+    assert "-D" not in words
+    assert words[words.index("-append") + 1].endswith(" harness.shell")
