@@ -1,5 +1,7 @@
-"""The kernel as an ELF file out of its compressed image: QEMU starts it at its PVH entry, and nothing unpacks it again
-under emulation."""
+"""The kernel as an ELF file out of its compressed image.
+
+QEMU starts it at its PVH entry, and nothing unpacks it again under emulation.
+"""
 
 from __future__ import annotations
 

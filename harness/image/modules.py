@@ -43,9 +43,8 @@ def load_order(folder: Path, names: tuple[str, ...]) -> list[tuple[str, bytes]]:
     Raises:
         ConfigurationError: the kernel has no such module.
     """
-    files = {
-        _plain(path.name.split(".ko")[0]): path for path in sorted(folder.rglob("*.ko*")) if path.name.endswith(_SUFFIXES)
-    }
+    found = (path for path in sorted(folder.rglob("*.ko*")) if path.name.endswith(_SUFFIXES))
+    files = {_plain(path.name.split(".ko")[0]): path for path in found}
     builtin = _built_in(folder)
     order: dict[str, bytes] = {}
 

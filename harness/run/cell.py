@@ -12,7 +12,7 @@ from typing import Any
 
 from harness import __version__
 from harness.deadline import Deadline
-from harness.errors import FailureClass, HarnessError
+from harness.errors import FailureClass, HarnessError, InfrastructureError
 from harness.guest.guest import Guest, Recipe, running_guest
 from harness.judge import judge
 from harness.machine.argv import Boot
@@ -135,8 +135,8 @@ def _run_steps(
     worker = guest.start_worker(recipe.payload, folder / "worker.stderr", setup)
     collected.guest_python = worker.python
     devices = {device.name: device.at for device in recipe.spec.devices}
-    guest.request("setting the worker up", "_setup", {"devices": devices}, setup)
-    guest.request("marking the kernel log", "_kernel_log_start", {}, setup)
+    _ask(guest, "setting the worker up", "_setup", {"devices": devices}, setup)
+    _ask(guest, "marking the kernel log", "_kernel_log_start", {}, setup)
     stage("steps")
     began = time.monotonic()
     deadline = Deadline.after(cell.scenario.timeout or options.timeout)
@@ -146,8 +146,17 @@ def _run_steps(
         answer = guest.request(f"step {index} ({step.kind})", step.kind, args, deadline)
         collected.steps.append(_evidence(index, step.kind, args, answer, trace.new_lines()))
     collected.stages["steps"] = time.monotonic() - began
-    answer = guest.request("reading the kernel log", "_kernel_log", {}, Deadline.after(_SETUP_SECONDS))
-    collected.kernel_log = tuple(str(line) for line in answer["values"]["lines"])
+    values = _ask(guest, "reading the kernel log", "_kernel_log", {}, Deadline.after(_SETUP_SECONDS))
+    collected.kernel_log = tuple(str(line) for line in values["lines"])
+
+
+def _ask(guest: Guest, doing: str, kind: str, args: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
+    """One of the harness's own requests; gives its values. Unlike a step's, its error is the infrastructure's."""
+    answer = guest.request(doing, kind, args, deadline)
+    if answer.get("error"):
+        raise InfrastructureError(f"{doing} failed in the guest: {answer['error']['message']}")
+    values: dict[str, Any] = answer.get("values", {})
+    return values
 
 
 def _evidence(

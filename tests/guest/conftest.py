@@ -62,9 +62,8 @@ def processes_with(text: str) -> list[int]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
+def nothing_left_behind(tmp_path: Path) -> Iterator[None]:
     """Every test ends without a QEMU of its own."""
-    before = set(processes_with("usdm-harness"))
     yield
-    left = set(processes_with("qemu-system-x86_64")) & set(processes_with("usdm-harness")) - before
-    assert not left, f"QEMU processes are left: {left}"
+    left = processes_with(str(tmp_path))
+    assert not left, f"processes are left: {left}"

@@ -1,0 +1,127 @@
+"""What this host can do, and what to do about the rest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from harness.errors import HarnessError
+from harness.image.apt import KEYRING
+from harness.image.build import find_image
+from harness.image.mirror import host_mirror
+from harness.image.recipe import load_recipe, recipe_names
+from harness.machine.accel import decide
+from harness.machine.builds import BUILDS, DEFAULT, list_builds
+from harness.paths import cache_dir
+from harness.run.schedule import available_memory, default_jobs
+
+_PROGRAMS = {"apt-get": "apt", "apt-config": "apt", "dpkg-deb": "dpkg", "gpgv": "gpgv", "setpriv": "util-linux"}
+_DISK = 2 << 30
+_MEMORY = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Args:
+        name: what.
+        state: ``ok``, ``warn`` (it works without) or ``fail``.
+        detail: what was found.
+        remedy: what to do, empty for ``ok``.
+    """
+
+    name: str
+    state: Literal["ok", "warn", "fail"]
+    detail: str
+    remedy: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """For JSON."""
+        return {key: str(value) for key, value in asdict(self).items()}
+
+
+def examine() -> list[Finding]:
+    """Look at everything that a run needs; nothing is downloaded."""
+    findings = [_python()]
+    findings += [_program(name, package) for name, package in _PROGRAMS.items()]
+    findings += [_keyring(), _mirror(), _memory(), _disk()]
+    findings += _builds()
+    findings += [_image(name) for name in recipe_names()]
+    return findings
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Finding("Python", "ok", version)
+
+
+def _program(name: str, package: str) -> Finding:
+    path = shutil.which(name)
+    if path:
+        return Finding(name, "ok", path)
+    return Finding(name, "fail", "not on PATH", f"apt-get install {package}")
+
+
+def _keyring() -> Finding:
+    if KEYRING.is_file():
+        return Finding("archive keys", "ok", str(KEYRING))
+    return Finding("archive keys", "fail", f"{KEYRING} is missing", "apt-get install debian-archive-keyring")
+
+
+def _mirror() -> Finding:
+    try:
+        return Finding("Debian mirror", "ok", host_mirror())
+    except HarnessError as error:
+        return Finding("Debian mirror", "warn", error.message, error.hint or "")
+
+
+def _memory() -> Finding:
+    free = available_memory()
+    detail = f"{free >> 20} MiB available, {len(os.sched_getaffinity(0))} cores: {default_jobs()} guests at once"
+    return Finding(
+        "memory", "ok" if free >= _MEMORY else "warn", detail, "" if free >= _MEMORY else "a guest takes 600 MB"
+    )
+
+
+def _disk() -> Finding:
+    folder = cache_dir()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    detail = f"{free >> 20} MiB free for {cache_dir()}"
+    if free >= _DISK:
+        return Finding("disk", "ok", detail)
+    return Finding("disk", "warn", detail, "a QEMU build and an image take about 1 GB while they are made")
+
+
+def _builds() -> list[Finding]:
+    here = {build.name: build for build in list_builds()}
+    findings = []
+    for name in BUILDS:
+        if name in here:
+            findings.append(Finding(f"QEMU {name}", "ok", f"version {here[name].version}"))
+        elif name == "system":
+            findings.append(Finding("QEMU system", "ok", "not on PATH, and not needed"))
+        else:
+            findings.append(Finding(f"QEMU {name}", "warn", "not in the cache", f"harness qemu fetch {name}"))
+    build = here.get(DEFAULT) or next(iter(here.values()), None)
+    if build is None:
+        findings.append(
+            Finding("accelerator", "warn", "not measured: there is no QEMU yet", f"harness qemu fetch {DEFAULT}")
+        )
+    else:
+        decision = decide(build)
+        findings.append(Finding("accelerator", "ok", f"{decision.accelerator}: {decision.reason}"))
+    return findings
+
+
+def _image(name: str) -> Finding:
+    title = f"image {name} (--kernel {load_recipe(name).kernel})"
+    try:
+        return Finding(title, "ok", find_image(name).kernel_release)
+    except HarnessError as error:
+        return Finding(title, "warn", error.message, f"harness image build {name}")

@@ -1,0 +1,122 @@
+"""``harness shell``: a person, or a script on standard input, in a fresh guest."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import sys
+import tempfile
+import termios
+import tty
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import paramiko
+
+from harness.deadline import Deadline
+from harness.guest.guest import Guest, Recipe, running_guest
+from harness.guest.payload import GUEST_FOLDER
+from harness.machine.argv import Boot
+from harness.machine.spec import DeviceSpec, MachineSpec
+from harness.run.cells import machine_spec
+from harness.run.options import RunOptions
+from harness.run.resources import prepare
+from harness.scenario import load_scenario
+
+_CHUNK = 32 * 1024
+_OPEN_SECONDS = 30.0
+# A shell has no deadline of its own: it ends when the person or the guest ends it.
+_FOR_EVER = 10.0**7
+
+
+def open_shell(options: RunOptions, scenario: Path | None, command: str | None, say: Callable[[str], None]) -> int:
+    """Boot a guest and connect standard input and output with a shell, or run one command.
+
+    Args:
+        options: build, kernel, accelerator.
+        scenario: a scenario whose machine is taken; None for one with an edu at 02:00.0.
+        command: a command line instead of a shell.
+        say: told what goes on.
+
+    Returns:
+        The exit status of the shell or command.
+
+    Raises:
+        HarnessError: whatever can go wrong with a guest.
+    """
+    spec = machine_spec(load_scenario(scenario)) if scenario else _DEFAULT
+    resources = prepare(options, say)
+    emulation, image = resources.emulations[options.qemu[0]], resources.images[options.kernels[0]]
+    folder = Path(tempfile.mkdtemp(prefix="harness-shell-"))
+    try:
+        recipe = Recipe(
+            spec=spec,
+            boot=Boot(image.kernel, image.initrd),
+            build=emulation.build,
+            capabilities=emulation.capabilities,
+            accelerator=emulation.accelerator.accelerator,
+            payload=resources.payload,
+            folder=folder,
+        )
+        say(f"booting {image.kernel_release} on QEMU {emulation.build.version} ({emulation.accelerator.accelerator})")
+        with running_guest(recipe, options.boot_timeout, lambda stage: None) as guest:
+            deadline = Deadline.after(_OPEN_SECONDS)
+            guest.run(f"mkdir -p {GUEST_FOLDER} && tar x -C {GUEST_FOLDER}", deadline, resources.payload.data)
+            devices = ", ".join(f"{device.name} at {device.at}" for device in spec.devices) or "no device"
+            say(f"ready: {devices}; usdm is in {GUEST_FOLDER}; Ctrl-D ends the guest")
+            return _attach(guest, command)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_DEFAULT = MachineSpec(devices=(DeviceSpec("edu0", "edu", "02:00.0"),))
+
+
+def _attach(guest: Guest, command: str | None) -> int:
+    interactive = command is None and sys.stdin.isatty()
+    with guest.ssh.channel(Deadline.after(_OPEN_SECONDS)) as channel:
+        if interactive:
+            size = os.get_terminal_size()
+            channel.get_pty(os.environ.get("TERM", "vt100"), size.columns, size.lines)
+        if command is None:
+            channel.invoke_shell() if interactive else channel.exec_command("sh")
+        else:
+            channel.exec_command(command)
+        saved = termios.tcgetattr(sys.stdin) if interactive else None
+        try:
+            if saved is not None:
+                tty.setraw(sys.stdin)
+            _pump(channel, forward_input=command is None)
+        finally:
+            if saved is not None:
+                termios.tcsetattr(sys.stdin, termios.TCSADRAIN, saved)
+        # A guest that was switched off from inside sends no status.
+        return max(0, channel.recv_exit_status())
+
+
+def _pump(channel: paramiko.Channel, *, forward_input: bool) -> None:
+    """Copy in both directions until the guest's side ends."""
+    source = sys.stdin.fileno()
+    watched: list[Any] = [channel, source] if forward_input else [channel]
+    channel.settimeout(_FOR_EVER)
+    while True:
+        ready, _, _ = select.select(watched, [], [])
+        if channel in ready:
+            moved = False
+            if channel.recv_ready():
+                os.write(sys.stdout.fileno(), channel.recv(_CHUNK))
+                moved = True
+            if channel.recv_stderr_ready():
+                os.write(sys.stderr.fileno(), channel.recv_stderr(_CHUNK))
+                moved = True
+            if not moved and (channel.closed or channel.eof_received):
+                return
+        if source in ready:
+            data = os.read(source, _CHUNK)
+            if data:
+                channel.sendall(data)
+            else:
+                channel.shutdown_write()
+                watched.remove(source)
