@@ -28,6 +28,18 @@ def unpacked(path: Path) -> bytes:
     return data
 
 
+def depends_on(data: bytes) -> list[str]:
+    """Names (with ``_``) of the modules that must be loaded before this one.
+
+    Args:
+        data: the module, not compressed.
+
+    Raises:
+        InfrastructureError: it is no ELF file.
+    """
+    return [_plain(name) for name in module_info(data).get("depends", "").split(",") if name]
+
+
 def load_order(folder: Path, names: tuple[str, ...]) -> list[tuple[str, bytes]]:
     """The modules to load, each after what it depends on.
 
@@ -55,7 +67,7 @@ def load_order(folder: Path, names: tuple[str, ...]) -> list[tuple[str, bytes]]:
         if key not in files:
             raise ConfigurationError(f"kernel {folder.name} has no module '{name}' (asked for by {asked_by})")
         data = unpacked(files[key])
-        for dependency in filter(None, module_info(data).get("depends", "").split(",")):
+        for dependency in depends_on(data):
             add(dependency, name)
         order[key] = data
 

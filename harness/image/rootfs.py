@@ -11,12 +11,12 @@ from harness.errors import InfrastructureError
 from harness.image import elf
 from harness.image.cpio import write_tree
 from harness.image.kernel import extract_vmlinux
-from harness.image.modules import load_order
+from harness.image.modules import depends_on, load_order
 from harness.image.recipe import Recipe
 
 _LIB = "usr/lib/x86_64-linux-gnu"
 _LOADER = "usr/lib64/ld-linux-x86-64.so.2"
-_PROGRAMS = ("usr/bin/busybox", "usr/sbin/dropbear", "usr/bin/dropbearkey", "usr/bin/kmod")
+_PROGRAMS = ("usr/bin/busybox", "usr/sbin/dropbear", "usr/bin/dropbearkey")
 # Loaded at run time by name, so no program asks for it: pthread_cancel and thread exit need it.
 _LIBRARIES = ("libgcc_s.so.1",)
 _FOLDERS = ("dev", "proc", "sys", "run", "tmp", "root", "etc/harness", "usr/bin", "usr/sbin", "usr/lib64", _LIB)
@@ -24,12 +24,19 @@ _MERGED = ("bin", "sbin", "lib", "lib64")
 # Parts of Python's library that no guest of ours uses; together half of it.
 _PYTHON_DROPPED = (
     *("test", "idlelib", "tkinter", "turtledemo", "ensurepip", "pydoc_data", "lib2to3", "__pycache__", "venv"),
-    *("sqlite3", "curses", "dbm", "wsgiref", "xmlrpc", "distutils", "_pyrepl", "__phello__"),
+    *("sqlite3", "curses", "dbm", "wsgiref", "xmlrpc", "distutils", "__phello__", "turtle.py", "mailbox.py"),
+    *("LICENSE.txt", "sitecustomize.py", "email", "html", "http", "xml", "zoneinfo", "_zoneinfo.py", "ssl.py"),
+    *("ftplib.py", "imaplib.py", "poplib.py", "smtplib.py", "doctest.py", "pickletools.py"),
+    # What stands in for extensions that are there.
+    *("_pydatetime.py", "_pydecimal.py", "_pyio.py"),
 )
-_EXTENSIONS_DROPPED = (
-    *("_ssl", "_hashlib", "_sqlite3", "_curses", "_curses_panel", "readline", "_tkinter", "_dbm", "_gdbm", "_crypt"),
-    *("_codecs_", "_test", "_xx", "xx", "_ctypes_test", "nis", "_uuid"),
-)
+# "xx" stands for C examples of the Python project.
+_EXTENSIONS_DROPPED = ("_ctypes_test", "_test", "_xx", "_zoneinfo", "xx")
+# Codecs of East Asian and of old code pages: a third of the library's files.
+_CODECS_DROPPED = ("big5", "cp", "euc_", "gb", "hp_", "hz", "iso2022_", "iso8859_", "johab", "koi8_", "kz", "mac_")
+_CODECS_DROPPED += ("palmos", "ptcp", "shift_jis", "tis_", "_codecs_", "_multibytecodec")
+# The prompt's line editing in "harness shell" moves the cursor by these.
+_TERMINALS = ("d/dumb", "l/linux", "s/screen", "s/screen-256color", "v/vt100", "x/xterm", "x/xterm-256color")
 _TEXTS = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
     # No password can match: keys only.
@@ -38,7 +45,8 @@ _TEXTS = {
     "etc/shells": "/bin/sh\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
     "etc/hosts": "127.0.0.1 localhost guest\n",
-    "etc/profile": "PS1='guest# '\nexport PATH=/usr/sbin:/usr/bin\n",
+    # Without curses the new prompt of Python would only print a warning.
+    "etc/profile": "PS1='guest# '\nexport PATH=/usr/sbin:/usr/bin PYTHON_BASIC_REPL=1\n",
 }
 
 
@@ -69,14 +77,17 @@ def build_files(packages: Path, recipe: Recipe, images: Path, out: Path) -> dict
     for name in _MERGED:
         (root / name).symlink_to(f"usr/{name}")
     _programs(packages, root)
+    _terminals(packages, root)
     python = _python(packages, root)
     _libraries(packages, root)
     for name, text in _TEXTS.items():
         (root / name).write_text(text, encoding="utf-8")
     modules = load_order(packages / "usr/lib/modules" / release, recipe.modules)
     _modules(root, release, modules)
-    _copy(images / "guest/init", root / "init")
-    (root / "init").chmod(0o755)
+    # Whether they may be executed is not left to the checkout.
+    for source, target in (("init", "init"), ("lspci", "usr/bin/lspci")):
+        _copy(images / "guest" / source, root / target)
+        (root / target).chmod(0o755)
     _compile(packages, root, python)
     with (out / "initrd.img").open("wb") as file:
         write_tree(root, file)
@@ -109,13 +120,19 @@ def _find(packages: Path, name: str) -> Path:
 def _programs(packages: Path, root: Path) -> None:
     for name in _PROGRAMS:
         _copy(_find(packages, name), root / name)
-    # insmod and friends of kmod know everything that the kernel's modules need; busybox has the rest.
-    for name in ("insmod", "modprobe", "lsmod", "rmmod", "modinfo"):
-        (root / "usr/sbin" / name).symlink_to("../bin/kmod")
+    # insmod is busybox's too: kmod's pulls in libcrypto, 8 MB that every boot would unpack.
     listed = _run([str(root / "usr/bin/busybox"), "--list"])
     taken = {path.name for folder in ("usr/bin", "usr/sbin") for path in (root / folder).iterdir()}
     for name in sorted(set(listed.split()) - taken):
         (root / "usr/bin" / name).symlink_to("busybox")
+
+
+def _terminals(packages: Path, root: Path) -> None:
+    for name in _TERMINALS:
+        for folder in ("usr/lib/terminfo", "lib/terminfo", "usr/share/terminfo"):
+            if (packages / folder / name).is_file():
+                _copy(packages / folder / name, root / "usr/lib/terminfo" / name)
+                break
 
 
 def _python(packages: Path, root: Path) -> str:
@@ -128,11 +145,27 @@ def _python(packages: Path, root: Path) -> str:
 
     def dropped(folder: str, names: list[str]) -> list[str]:
         if folder.endswith("lib-dynload"):
-            return [name for name in names if name.startswith(_EXTENSIONS_DROPPED)]
-        return [name for name in names if name in _PYTHON_DROPPED or name.startswith(("config-", "sitecustomize"))]
+            return [name for name in names if _useless_extension(packages, Path(folder, name))]
+        if folder.endswith("encodings"):
+            return [name for name in names if name.startswith(_CODECS_DROPPED) and name != "cp437.py"]
+        return [name for name in names if name in _PYTHON_DROPPED or name.startswith("config-")]
 
     shutil.copytree(packages / library, root / library, ignore=dropped, symlinks=False)
     return version
+
+
+def _useless_extension(packages: Path, path: Path) -> bool:
+    """True for tests, codecs that are left out, and what could not be imported: its libraries are in no package."""
+    if path.name.startswith((*_EXTENSIONS_DROPPED, *_CODECS_DROPPED)):
+        return True
+    return any(_library(packages, name) is None for name in elf.needed(path.read_bytes()))
+
+
+def _library(packages: Path, name: str) -> Path | None:
+    for folder in (_LIB, _LIB.removeprefix("usr/"), "usr/lib64", "lib64"):
+        if (packages / folder / name).is_file():
+            return packages / folder / name
+    return None
 
 
 def _libraries(packages: Path, root: Path) -> None:
@@ -150,7 +183,12 @@ def _libraries(packages: Path, root: Path) -> None:
         if name in done:
             continue
         done.add(name)
-        source = _find(packages, f"{_LIB}/{name}")
+        source = _library(packages, name)
+        if source is None:
+            raise InfrastructureError(
+                f"the packages have no library {name}, which a program of the guest needs",
+                hint="add the package that has it to 'packages' of the recipe",
+            )
         _copy(source, root / _LIB / name)
         wanted += elf.needed(source.read_bytes())
 
@@ -159,10 +197,14 @@ def _modules(root: Path, release: str, modules: list[tuple[str, bytes]]) -> None
     folder = root / "usr/lib/modules" / release
     folder.mkdir(parents=True)
     lines = []
+    depends = [(name, depends_on(data)) for name, data in modules]
     for name, data in modules:
         (folder / f"{name}.ko").write_bytes(data)
         lines.append(f"/lib/modules/{release}/{name}.ko\n")
     (root / "etc/harness/modules").write_text("".join(lines), encoding="utf-8")
+    # For modprobe and modinfo of a person in "harness shell".
+    listing = "".join(f"{name}.ko: {' '.join(f'{n}.ko' for n in needs)}".rstrip() + "\n" for name, needs in depends)
+    (folder / "modules.dep").write_text(listing, encoding="utf-8")
 
 
 def _compile(packages: Path, root: Path, version: str) -> None:
