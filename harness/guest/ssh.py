@@ -118,11 +118,14 @@ class SshConnection:
         """A new session channel.
 
         Raises:
+            TimeoutError: the guest did not answer before the deadline.
             GuestLost: the connection is gone.
         """
         try:
             return self._transport.open_session(timeout=max(deadline.remaining, 0.1))
         except (paramiko.SSHException, OSError, EOFError) as error:
+            if self.alive and deadline.expired:
+                raise TimeoutError("the guest did not open an SSH channel in time") from error
             raise GuestLost(f"SSH to the guest failed: {error or type(error).__name__}") from error
 
     def run(self, command: str, deadline: Deadline, stdin: bytes = b"") -> CommandResult:

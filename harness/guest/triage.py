@@ -23,6 +23,7 @@ from harness.machine.emulator import Emulator, tail
 
 _DEATH_SECONDS = 3.0
 _PING_SECONDS = 3.0
+_PANIC_LINES = 40
 _PANIC_TEXT = ("Kernel panic - not syncing",)
 
 
@@ -70,10 +71,20 @@ def panicked(emulator: Emulator) -> str | None:
     return "pvpanic event" if any(event["event"] == "GUEST_PANICKED" for event in emulator.events) else None
 
 
+def _from_line(emulator: Emulator, wanted: str) -> str:
+    """The console from a line on: what a panic says comes after its first line."""
+    lines = emulator.files.console.read_text(encoding="utf-8", errors="replace").splitlines()
+    start = next(
+        (index for index, line in enumerate(lines) if line.strip() == wanted), max(0, len(lines) - _PANIC_LINES)
+    )
+    return "\n".join(lines[start : start + _PANIC_LINES])
+
+
 def _dead(emulator: Emulator, phase: Phase, doing: str, context: dict[str, str]) -> HarnessError:
     how = emulator.stop()
     panic = panicked(emulator)
     if panic:
+        context["console"] = _from_line(emulator, panic)
         return GuestPanic(f"the guest's kernel panicked while {doing}: {panic}", context=context)
     if how.status != 0:
         what = f"signal {-how.status}" if how.status < 0 else f"status {how.status}"

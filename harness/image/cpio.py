@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 from typing import BinaryIO
@@ -61,12 +60,11 @@ def write_tree(root: Path, out: BinaryIO) -> None:
 
 
 def _walk(folder: Path, prefix: str, writer: NewcWriter) -> None:
-    for name in sorted(os.listdir(folder)):
-        path = folder / name
-        where = f"{prefix}{name}"
+    for path in sorted(folder.iterdir(), key=lambda path: path.name):
+        where = f"{prefix}{path.name}"
         mode = path.lstat().st_mode
         if stat.S_ISLNK(mode):
-            writer.entry(where, stat.S_IFLNK | 0o777, os.fsencode(path.readlink()))
+            writer.entry(where, stat.S_IFLNK | 0o777, str(path.readlink()).encode())
         elif stat.S_ISDIR(mode):
             writer.entry(where, stat.S_IFDIR | 0o755)
             _walk(path, f"{where}/", writer)

@@ -17,6 +17,8 @@ from harness.machine.spec import DeviceSpec, MachineSpec
 
 CONTROL_PORT = "org.usdm-harness.control"
 SSH_PORT = "org.usdm-harness.ssh"
+# QEMU names the port so in its events.
+SSH_DEVICE = "sshport"
 
 _FIRST_PORT_SLOT = 0x10
 _MAX_PORTS = 8
@@ -153,7 +155,7 @@ def build_argv(
     argv += ["-chardev", f"socket,id=control,fd={wiring.control}", "-chardev", f"socket,id=ssh,fd={wiring.ssh}"]
     argv += ["-device", "virtio-serial-pci,bus=pcie.0,addr=1d.0"]
     argv += ["-device", f"virtserialport,chardev=control,name={CONTROL_PORT},nr=1"]
-    argv += ["-device", f"virtserialport,chardev=ssh,name={SSH_PORT},nr=2"]
+    argv += ["-device", f"virtserialport,id={SSH_DEVICE},chardev=ssh,name={SSH_PORT},nr=2"]
     argv += ["-device", "pvpanic-pci,bus=pcie.0,addr=1e.0"]
     argv += _topology(spec)
     # A comma inside an option's value is written twice.

@@ -14,7 +14,7 @@ from typing import Any
 from harness.deadline import Deadline
 from harness.errors import EmulatorCrash, InfrastructureError
 from harness.machine import loop
-from harness.machine.argv import Boot, Wiring, build_argv, pasteable
+from harness.machine.argv import SSH_DEVICE, Boot, Wiring, build_argv, pasteable
 from harness.machine.builds import QemuBuild
 from harness.machine.launcher import guarded
 from harness.machine.probe import Capabilities
@@ -82,6 +82,7 @@ class Emulator:
         self.files = files
         self.control = control
         self.ssh = ssh
+        qmp.log.on_event = self._on_event
         with _running_lock:
             _running.add(self)
 
@@ -166,6 +167,13 @@ class Emulator:
             f"QEMU did not start: {how.stderr.strip() or error}",
             hint=f"the whole command line is in {self.files.script}",
         )
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        """End the SSH stream when the guest closes its port: a serial port has no end of file of its own."""
+        data = event.get("data", {})
+        if event["event"] == "VSERPORT_CHANGE" and data.get("id") == SSH_DEVICE and data.get("open") is False:
+            with contextlib.suppress(OSError):
+                self.ssh.shutdown(socket.SHUT_RDWR)
 
     @property
     def pid(self) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,27 @@ from harness.errors import InfrastructureError
 
 @dataclass(slots=True)
 class QmpLog:
-    """Writes ``qmp.log``: one JSON object a line, ``{"t": seconds since start, "in"|"out": message}``."""
+    """Writes ``qmp.log``: one JSON object a line, ``{"t": seconds since start, "in"|"out": message}``.
+
+    Args:
+        path: the file.
+        started: zero of its times.
+        events: all events so far.
+        on_event: told each event, on the loop thread.
+    """
 
     path: Path
     started: float = field(default_factory=time.monotonic)
     events: list[dict[str, Any]] = field(default_factory=list)
+    on_event: Callable[[dict[str, Any]], None] | None = None
 
     def write(self, direction: str, message: Message) -> None:
         """Record one message and keep it when it is an event."""
         data = dict(message)
         if direction == "in" and "event" in data:
             self.events.append(data)
+            if self.on_event is not None:
+                self.on_event(data)
         line = json.dumps({"t": round(time.monotonic() - self.started, 6), direction: data})
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")

@@ -47,7 +47,10 @@ def prepare(options: RunOptions, say: Say) -> Resources:
         ConfigurationError: an unknown build or kernel, or no ``usdm`` package.
         InfrastructureError: something is missing or damaged; the hint says how to get it.
     """
+    # What the user wrote is checked before anything is looked for or fetched.
     payload = build_payload(options.usdm)
+    for kernel in options.kernels:
+        recipe_for_kernel(kernel)
     builds = {name: _build(name, options, say) for name in dict.fromkeys(options.qemu)}
     images = {kernel: _image(kernel, options, say) for kernel in dict.fromkeys(options.kernels)}
     emulations = {

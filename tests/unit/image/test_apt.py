@@ -40,7 +40,7 @@ def configured(tmp_path: Path, name: str, text: str) -> Path:
         (
             "sources.list.d/debian.sources",
             "Types: deb\nURIs: http://sec.example/debian-security\nSuites: bookworm-security\nComponents: main\n\n"
-            f"Types: deb deb-src\n# a comment\nURIs:\n {MIRROR}\nSuites: trixie\nComponents: main non-free\nSigned-By: /k\n",
+            f"Types: deb deb-src\n# a comment\nURIs:\n {MIRROR}\nSuites: trixie\nComponents: main non-free\n",
         ),
         (
             "sources.list.d/debian.sources",

@@ -1,0 +1,112 @@
+"""Every task that a person or CI runs. Without a session named: everything that CI runs."""
+
+from __future__ import annotations
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.sessions = ["tests"]
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.error_on_missing_interpreters = False
+
+CODE = ("harness", "usdm", "tests", "noxfile.py")
+QUICK = ("tests/unit", "tests/property")
+
+
+def _install(session: nox.Session) -> None:
+    session.install("-q", "-e", ".[test]")
+
+
+def _lint(session: nox.Session) -> None:
+    session.run("ruff", "check", *CODE)
+    session.run("ruff", "format", "--check", *CODE)
+    session.run("lint-imports", "--no-cache")
+
+
+def _types(session: nox.Session) -> None:
+    session.run("mypy", "--strict", "harness", "usdm")
+
+
+def _unit(session: nox.Session) -> None:
+    session.run("pytest", "-n", "auto", "--dist", "worksteal", *QUICK, *session.posargs)
+
+
+def _fetch(session: nox.Session) -> None:
+    for kernel in ("6.12", "7.2"):
+        session.run("harness", "fetch", "--kernel", kernel, "--qemu", "11.1")
+    session.run("harness", "qemu", "fetch", "7.2", "10.0")
+
+
+def _guest(session: nox.Session) -> None:
+    # The run inside starts as many guests at once as there are cores, so the tests themselves run one after another.
+    session.run("pytest", "tests/guest", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Everything: style, types, folder rules, unit and property tests, then real guests."""
+    _install(session)
+    _lint(session)
+    _types(session)
+    _unit(session)
+    _fetch(session)
+    _guest(session)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and folder rules."""
+    _install(session)
+    _lint(session)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy --strict."""
+    _install(session)
+    _types(session)
+
+
+@nox.session
+def unit(session: nox.Session) -> None:
+    """Tests that need no guest."""
+    _install(session)
+    _unit(session)
+
+
+@nox.session
+def guest(session: nox.Session) -> None:
+    """Tests on real guests. Arguments go to pytest: nox -s guest -- -k panic"""
+    _install(session)
+    _fetch(session)
+    _guest(session)
+
+
+@nox.session
+def scenarios(session: nox.Session) -> None:
+    """All scenarios. Arguments go to harness run."""
+    _install(session)
+    session.run("harness", "run", "--fetch", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """How long things take: medians, asserts nothing. Arguments go to the bench: nox -s bench -- --runs 20"""
+    _install(session)
+    session.run("python", "tests/bench/bench.py", *session.posargs)
+
+
+@nox.session
+def schema(session: nox.Session) -> None:
+    """Write scenarios/schema.json from the models."""
+    _install(session)
+    session.run("python", "-m", "harness.scenario.schema")
+
+
+@nox.session(name="format")
+def format_code(session: nox.Session) -> None:
+    """Format the code."""
+    _install(session)
+    session.run("ruff", "format", *CODE)
+    session.run("ruff", "check", "--fix", *CODE)
