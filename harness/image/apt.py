@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-import filelock
-
 from harness.errors import ConfigurationError, InfrastructureError
-from harness.image.cache import Say, disk_error
+from harness.image.cache import Say, disk_error, waiting_lock
 from harness.image.mirror import host_mirror
 from harness.paths import cache_dir
 
@@ -25,7 +23,16 @@ _URI_LINE = re.compile(r"^'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+) (?P<hash>
 _EXPIRED = re.compile(r"Release file for \S+ is expired")
 # (what apt says, what it means, what to do); the first match wins.
 _MEANINGS = (
-    (r"No space left on device", "the disk is full", "free some space or point XDG_CACHE_HOME elsewhere"),
+    (
+        r"No space left on device|enough free space",
+        "the disk is full",
+        "free some space or point XDG_CACHE_HOME elsewhere",
+    ),
+    (
+        r"is not valid yet",
+        "the archive's lists are of a later date than this host's clock shows",
+        "set this host's clock",
+    ),
     (
         r"NO_PUBKEY|not signed|GPG error|signatures? (?:couldn't be verified|were? invalid)|EXPKEYSIG|BADSIG|INVALID",
         "a signature of the package archive could not be verified",
@@ -180,7 +187,7 @@ def private_apt(suites: tuple[str, ...], mirror: str | None, say: Say) -> Iterat
     folder = cache_dir() / "apt" / key
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(cache_dir() / "apt" / f"{key}.lock"):
+        with waiting_lock(cache_dir() / "apt" / f"{key}.lock", say):
             apt = Apt(folder, suites, url, say)
             apt.update()
             try:
@@ -253,6 +260,10 @@ def _configuration(folder: Path) -> str:
         "Dir::Cache::pkgcache": "",
         "Dir::Cache::srcpkgcache": "",
         "Acquire::Retries": "3",
+        # Whatever the host allows itself: without a good signature nothing is taken.
+        "Acquire::AllowInsecureRepositories": "false",
+        "Acquire::AllowWeakRepositories": "false",
+        "Acquire::AllowDowngradeToInsecureRepositories": "false",
     }
     return "\n".join([*kept, *(f'{name} "{value}";' for name, value in own.items()), ""])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,14 +105,19 @@ def build_image(
                 apt.unpack(deb, root)
             say("putting the root file system together")
             facts = build_files(root, recipe, images_dir(), folder)
-            _remove_tree(root)
+            cache.remove_tree(root)
             listing = {package.name: package.version for package in resolved}
             return {"name": name, "recipe": recipe_key, "packages": listing, **facts}
 
         try:
-            entry = cache.find(_KIND, key) or cache.store(_KIND, key, fill)
-        except cache.DamagedEntryError:
-            entry = cache.store(_KIND, key, fill)
+            entry = cache.find(_KIND, key)
+        except cache.DamagedEntryError as error:
+            say(f"{error.message}; building it again")
+            entry = None
+        if entry is not None:
+            say(f"the image '{name}' is up to date: the archive has the packages that it was built from")
+        else:
+            entry = cache.store(_KIND, key, fill, say)
     return _image(entry)
 
 
@@ -188,11 +192,3 @@ def _image(entry: Entry) -> Image:
         created=entry.created,
         size=entry.size,
     )
-
-
-def _remove_tree(folder: Path) -> None:
-    """Delete a tree of unpacked packages, whose folders may be read-only."""
-    for path in folder.rglob("*"):
-        if path.is_dir() and not path.is_symlink():
-            path.chmod(0o755)
-    shutil.rmtree(folder)

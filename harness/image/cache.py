@@ -7,6 +7,7 @@ a killed builder left is swept by the next one.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -27,6 +28,7 @@ Say = Callable[[str], None]
 
 _MANIFEST = "manifest.json"
 _STAMPS = "stamps.json"
+_ASIDE = "discarded-"
 _FORMAT = 1
 
 
@@ -71,14 +73,22 @@ def find(kind: str, key: str, *, trust_stamps: bool = False) -> Entry | None:
         DamagedEntryError: the entry is there, but a file is missing or differs; it is set aside first.
     """
     entry = _read(_folder(kind, key))
-    if entry is None:
-        return None
-    problem = _verify(entry, trust_stamps=trust_stamps)
-    if problem is None:
+    if entry is None or _verify(entry, trust_stamps=trust_stamps) is None:
         return entry
-    with _lock(kind, key):
-        _discard(entry.folder)
-    raise DamagedEntryError(f"the cached {kind} {key[:12]} is damaged ({problem}); it was removed")
+    try:
+        with _lock(kind, key):
+            # Another process may have found the same and made the entry anew meanwhile.
+            entry = _read(_folder(kind, key))
+            problem = None if entry is None else _verify(entry, trust_stamps=trust_stamps)
+            if entry is None or problem is None:
+                return entry
+            _discard(entry.folder)
+    except OSError as error:
+        raise disk_error(error) from error
+    raise DamagedEntryError(
+        f"the cached {kind} {key[:12]} is damaged ({problem}); it was removed",
+        hint="the next build or fetch makes it anew",
+    )
 
 
 def entries(kind: str) -> list[Entry]:
@@ -88,19 +98,20 @@ def entries(kind: str) -> list[Entry]:
     return sorted((entry for entry in found if entry), key=lambda entry: entry.created, reverse=True)
 
 
-def store(kind: str, key: str, fill: Callable[[Path], dict[str, object]]) -> Entry:
+def store(kind: str, key: str, fill: Callable[[Path], dict[str, object]], say: Say | None = None) -> Entry:
     """Make an entry unless another process has made it meanwhile.
 
     Args:
         kind: the entry's kind.
         key: its key.
         fill: writes the files into the folder that it is given and returns the facts.
+        say: told when another process is waited for.
 
     Raises:
         InfrastructureError: the disk is full or the cache cannot be written.
     """
     try:
-        with _lock(kind, key):
+        with _lock(kind, key, say):
             _sweep(kind, key)
             found = _read(_folder(kind, key))
             if found is not None:
@@ -121,9 +132,50 @@ def disk_error(error: OSError) -> InfrastructureError:
 
 
 def remove(entry: Entry) -> None:
-    """Delete an entry."""
-    with _lock(entry.kind, entry.key):
-        _discard(entry.folder)
+    """Delete an entry.
+
+    Raises:
+        InfrastructureError: the cache cannot be written.
+    """
+    try:
+        with _lock(entry.kind, entry.key):
+            _discard(entry.folder)
+    except OSError as error:
+        raise disk_error(error) from error
+
+
+def remove_tree(folder: Path) -> None:
+    """Delete a tree as far as possible, also one of unpacked packages, whose folders may be read-only."""
+    if not folder.is_dir():
+        return
+    with contextlib.suppress(OSError):  # another process may be deleting it as well
+        folder.chmod(0o700)
+        for parent, names, _ in os.walk(folder):
+            for path in (Path(parent, name) for name in names):
+                if not path.is_symlink():
+                    path.chmod(0o700)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def waiting_lock(path: Path, say: Say | None = None) -> Iterator[None]:
+    """Hold a lock file; the lock ends with the process, however that ends.
+
+    Args:
+        path: the lock file, in an existing folder.
+        say: told when another process has the lock and is waited for.
+    """
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        if say is not None:
+            say("waiting for another process that is filling the cache")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _folder(kind: str, key: str) -> Path:
@@ -131,10 +183,10 @@ def _folder(kind: str, key: str) -> Path:
 
 
 @contextmanager
-def _lock(kind: str, key: str) -> Iterator[None]:
+def _lock(kind: str, key: str, say: Say | None = None) -> Iterator[None]:
     folder = cache_dir() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder / f"{kind}-{key}"):
+    with waiting_lock(folder / f"{kind}-{key}", say):
         yield
 
 
@@ -156,9 +208,11 @@ def _make(kind: str, key: str, fill: Callable[[Path], dict[str, object]]) -> Ent
         os.sync()
         folder = _folder(kind, key)
         folder.parent.mkdir(parents=True, exist_ok=True)
+        # An entry whose manifest cannot be read counts as none, but would be in the way.
+        _discard(folder)
         temporary.rename(folder)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_tree(temporary)
         raise
     entry = _read(folder)
     if entry is None:
@@ -172,12 +226,12 @@ def _sweep(kind: str, key: str) -> None:
     if not making.is_dir():
         return
     for path in making.iterdir():
-        if path.name == f"{kind}-{key}":
-            shutil.rmtree(path, ignore_errors=True)
+        if path.name == f"{kind}-{key}" or path.name.startswith(_ASIDE):
+            remove_tree(path)
             continue
         try:
             with filelock.FileLock(cache_dir() / "locks" / path.name, timeout=0):
-                shutil.rmtree(path, ignore_errors=True)
+                remove_tree(path)
         except filelock.Timeout:
             continue
 
@@ -186,10 +240,10 @@ def _discard(folder: Path) -> None:
     """Take an entry out of sight at once, then delete it."""
     if not folder.exists():
         return
-    aside = cache_dir() / "making" / f"discarded-{folder.name}-{os.getpid()}"
+    aside = cache_dir() / "making" / f"{_ASIDE}{folder.name}-{os.getpid()}"
     aside.parent.mkdir(parents=True, exist_ok=True)
     folder.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
+    remove_tree(aside)
 
 
 def _read(folder: Path) -> Entry | None:

@@ -1,15 +1,36 @@
-"""The few facts of ELF files that an image needs: libraries that a program names, and a module's information."""
+"""The few facts of ELF files that an image needs: libraries that a program names, sections, a module's information."""
 
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 
 from harness.errors import InfrastructureError
 
 _SECTION = struct.Struct("<IIQQQQIIQQ")
 _DYNAMIC = struct.Struct("<qQ")
 _SHT_DYNAMIC = 6
+_SHT_NOBITS = 8
 _DT_NEEDED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A section of an ELF file.
+
+    Args:
+        name: e.g. ``.modinfo``.
+        kind: ``sh_type``.
+        offset: of its first byte in the file.
+        size: in bytes.
+        link: ``sh_link``: for a dynamic section the index of the section with its strings.
+    """
+
+    name: str
+    kind: int
+    offset: int
+    size: int
+    link: int
 
 
 def is_elf(data: bytes) -> bool:
@@ -17,27 +38,51 @@ def is_elf(data: bytes) -> bool:
     return data[:6] == b"\x7fELF\x02\x01"
 
 
+def sections(data: bytes) -> list[Section]:
+    """All sections in the file's order.
+
+    Raises:
+        InfrastructureError: it is no 64-bit little-endian ELF file, or it is cut off.
+    """
+    if not is_elf(data):
+        raise InfrastructureError("a file of the packages is no 64-bit ELF file")
+    try:
+        (table,) = struct.unpack_from("<Q", data, 0x28)
+        size, count, names_index = struct.unpack_from("<HHH", data, 0x3A)
+        raw = [_SECTION.unpack_from(data, table + index * size) for index in range(count)]
+        names = raw[names_index][4] if raw else 0
+        found = [Section(_string(data, names + f[0]), f[1], f[4], f[5], f[6]) for f in raw]
+    except (struct.error, IndexError, ValueError) as error:
+        raise InfrastructureError("an ELF file of the packages is cut off") from error
+    if any(s.offset + s.size > len(data) for s in found if s.kind != _SHT_NOBITS):
+        raise InfrastructureError("an ELF file of the packages is cut off")
+    return found
+
+
 def needed(data: bytes) -> list[str]:
-    """Names of the shared libraries that a program or library asks for (DT_NEEDED); empty for a static program."""
-    for kind, offset, size, strings in _sections(data):
-        if kind != _SHT_DYNAMIC:
-            continue
-        names = []
-        for tag, value in _DYNAMIC.iter_unpack(data[offset : offset + size]):
-            if tag == _DT_NEEDED:
-                names.append(_string(data, strings + value))
-        return names
+    """Names of the shared libraries that a program or library asks for (DT_NEEDED); empty for a static program.
+
+    Raises:
+        InfrastructureError: as :func:`sections`.
+    """
+    found = sections(data)
+    for dynamic in found:
+        if dynamic.kind == _SHT_DYNAMIC and dynamic.link < len(found):
+            strings = found[dynamic.link].offset
+            pairs = _DYNAMIC.iter_unpack(data[dynamic.offset : dynamic.offset + dynamic.size])
+            return [_string(data, strings + value) for tag, value in pairs if tag == _DT_NEEDED]
     return []
 
 
 def section(data: bytes, name: str) -> bytes:
-    """The bytes of a section, empty when there is none."""
-    table, size, count, names_index = _header(data)
-    _, _, _, _, names, *_ = _SECTION.unpack_from(data, table + names_index * size)
-    for index in range(count):
-        fields = _SECTION.unpack_from(data, table + index * size)
-        if _string(data, names + fields[0]) == name:
-            return data[fields[4] : fields[4] + fields[5]]
+    """The bytes of a section, empty when there is none.
+
+    Raises:
+        InfrastructureError: as :func:`sections`.
+    """
+    for found in sections(data):
+        if found.name == name:
+            return data[found.offset : found.offset + found.size]
     return b""
 
 
@@ -45,29 +90,14 @@ def module_info(data: bytes) -> dict[str, str]:
     """The ``.modinfo`` of a kernel module: ``depends``, ``name`` and so on; of repeated keys the last.
 
     Raises:
-        InfrastructureError: it is no ELF file.
+        InfrastructureError: as :func:`sections`.
     """
-    if not is_elf(data):
-        raise InfrastructureError("a kernel module is no ELF file")
     info = {}
     for item in section(data, ".modinfo").split(b"\0"):
         key, _, value = item.decode("utf-8", errors="replace").partition("=")
         if key:
             info[key] = value
     return info
-
-
-def _header(data: bytes) -> tuple[int, int, int, int]:
-    (table,) = struct.unpack_from("<Q", data, 0x28)
-    size, count, names_index = struct.unpack_from("<HHH", data, 0x3A)
-    return table, size, count, names_index
-
-
-def _sections(data: bytes) -> list[tuple[int, int, int, int]]:
-    """(type, offset, size, offset of the linked section) of every section."""
-    table, size, count, _ = _header(data)
-    raw = [_SECTION.unpack_from(data, table + index * size) for index in range(count)]
-    return [(f[1], f[4], f[5], raw[f[6]][4] if f[6] < count else 0) for f in raw]
 
 
 def _string(data: bytes, at: int) -> str:

@@ -12,13 +12,14 @@ import zlib
 import zstandard
 
 from harness.errors import InfrastructureError
+from harness.image.elf import is_elf, sections
 
 # Documentation/arch/x86/boot.rst: setup_sects, payload_offset, payload_length of the setup header.
 _SETUP_SECTS = 0x1F1
 _PAYLOAD = 0x248
 _SECTOR = 512
-_ELF = b"\x7fELF"
-_ELF64_SECTION = struct.Struct("<IIQQQQIIQQ")
+_BOOT_FLAG = (0x1FE, b"\x55\xaa")
+_HEADER_MAGIC = (0x202, b"HdrS")
 _SHT_NOTE = 7
 # XEN_ELFNOTE_PHYS32_ENTRY: the entry point of the PVH boot protocol.
 _PVH_NOTE = 18
@@ -33,19 +34,22 @@ def extract_vmlinux(image: bytes) -> bytes:
     Raises:
         InfrastructureError: it is no bzImage, is compressed in an unknown way, or has no PVH entry.
     """
-    if image[:4] == _ELF:
+    if is_elf(image):
         return _checked(image)
-    if len(image) < _PAYLOAD + 8 or image[0x1FE:0x200] != b"\x55\xaa":
+    if len(image) < _PAYLOAD + 8 or any(image[at : at + len(mark)] != mark for at, mark in (_BOOT_FLAG, _HEADER_MAGIC)):
         raise InfrastructureError("the kernel's file is no bzImage")
     offset, length = struct.unpack_from("<II", image, _PAYLOAD)
     start = ((image[_SETUP_SECTS] or 4) + 1) * _SECTOR + offset
-    return _checked(_decompress(image[start : start + length]))
+    payload = image[start : start + length]
+    if len(payload) < length:
+        raise InfrastructureError("the kernel's file is cut off")
+    return _checked(_decompress(payload))
 
 
 def _decompress(payload: bytes) -> bytes:
+    # Behind the stream the kernel's build appends the unpacked size: one-shot calls would refuse that.
     try:
         if payload.startswith(b"\x28\xb5\x2f\xfd"):
-            # Behind the stream the kernel's build appends the unpacked size: a one-shot call would refuse that.
             return zstandard.ZstdDecompressor().decompressobj().decompress(payload)
         if payload.startswith(b"\xfd7zXZ\0"):
             return lzma.LZMADecompressor().decompress(payload)
@@ -57,27 +61,12 @@ def _decompress(payload: bytes) -> bytes:
 
 
 def _checked(elf: bytes) -> bytes:
-    if elf[:5] != _ELF + b"\x02":
+    if not is_elf(elf):
         raise InfrastructureError("the kernel's payload is no 64-bit ELF file")
-    if not _has_pvh_note(elf):
+    notes = (elf[found.offset : found.offset + found.size] for found in sections(elf) if found.kind == _SHT_NOTE)
+    if not any(_note_in(note) for note in notes):
         raise InfrastructureError("the kernel has no PVH entry (CONFIG_PVH), so QEMU cannot start it directly")
     return elf
-
-
-def _has_pvh_note(elf: bytes) -> bool:
-    section_table, entry_size, count = _section_table(elf)
-    for index in range(count):
-        fields = _ELF64_SECTION.unpack_from(elf, section_table + index * entry_size)
-        kind, offset, size = fields[1], fields[4], fields[5]
-        if kind == _SHT_NOTE and _note_in(elf[offset : offset + size]):
-            return True
-    return False
-
-
-def _section_table(elf: bytes) -> tuple[int, int, int]:
-    (table,) = struct.unpack_from("<Q", elf, 0x28)
-    entry_size, count = struct.unpack_from("<HH", elf, 0x3A)
-    return table, entry_size, count
 
 
 def _note_in(notes: bytes) -> bool:

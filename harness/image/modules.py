@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import lzma
+import zlib
 from pathlib import Path
 
 import zstandard
 
-from harness.errors import ConfigurationError
+from harness.errors import ConfigurationError, InfrastructureError
 from harness.image.elf import module_info
 
-_SUFFIXES = (".ko", ".ko.xz", ".ko.zst")
+_SUFFIXES = (".ko", ".ko.gz", ".ko.xz", ".ko.zst")
 
 
 def _plain(name: str) -> str:
@@ -19,12 +21,21 @@ def _plain(name: str) -> str:
 
 
 def unpacked(path: Path) -> bytes:
-    """A module's ELF file, decompressed where it is compressed."""
+    """A module's ELF file, decompressed where it is compressed.
+
+    Raises:
+        InfrastructureError: the file is damaged.
+    """
     data = path.read_bytes()
-    if path.name.endswith(".xz"):
-        return lzma.decompress(data)
-    if path.name.endswith(".zst"):
-        return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+    try:
+        if path.name.endswith(".xz"):
+            return lzma.decompress(data)
+        if path.name.endswith(".zst"):
+            return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+        if path.name.endswith(".gz"):
+            return gzip.decompress(data)
+    except (lzma.LZMAError, zstandard.ZstdError, zlib.error, EOFError, OSError) as error:
+        raise InfrastructureError(f"the kernel module {path.name} cannot be unpacked: {error}") from error
     return data
 
 
@@ -54,6 +65,7 @@ def load_order(folder: Path, names: tuple[str, ...]) -> list[tuple[str, bytes]]:
 
     Raises:
         ConfigurationError: the kernel has no such module.
+        InfrastructureError: a module's file is damaged.
     """
     found = (path for path in sorted(folder.rglob("*.ko*")) if path.name.endswith(_SUFFIXES))
     files = {_plain(path.name.split(".ko")[0]): path for path in found}
@@ -65,7 +77,10 @@ def load_order(folder: Path, names: tuple[str, ...]) -> list[tuple[str, bytes]]:
         if key in order or key in builtin:
             return
         if key not in files:
-            raise ConfigurationError(f"kernel {folder.name} has no module '{name}' (asked for by {asked_by})")
+            raise ConfigurationError(
+                f"kernel {folder.name} has no module '{name}' (asked for by {asked_by})",
+                hint="take it out of 'modules' of the recipe, or add the package that has it",
+            )
         data = unpacked(files[key])
         for dependency in depends_on(data):
             add(dependency, name)

@@ -98,7 +98,9 @@ def find_build(name: str) -> QemuBuild:
     )
 
 
-def fetch_build(name: str, *, mirror: str | None = None, offline: bool = False, say: Say = print) -> QemuBuild:
+def fetch_build(
+    name: str, *, mirror: str | None = None, offline: bool = False, say: Say = print, refresh: bool = False
+) -> QemuBuild:
     """A build, downloaded when the cache lacks it.
 
     Args:
@@ -106,12 +108,16 @@ def fetch_build(name: str, *, mirror: str | None = None, offline: bool = False, 
         mirror: a Debian mirror, or None for the host's.
         offline: use the cache only.
         say: told what goes on.
+        refresh: look for newer packages although the build is here.
 
     Raises:
         ConfigurationError, InfrastructureError: as :func:`find_build`, and what apt may meet.
     """
+    if refresh and offline:
+        raise ConfigurationError("newer packages cannot be looked for offline")
     try:
-        return find_build(name)
+        if not refresh or name == "system":
+            return find_build(name)
     except cache.DamagedEntryError as error:
         say(f"{error.message}; fetching it again")
         if offline:
@@ -132,11 +138,11 @@ def fetch_build(name: str, *, mirror: str | None = None, offline: bool = False, 
             for deb in debs.values():
                 apt.unpack(deb, folder)
             for dropped in _DROPPED:
-                shutil.rmtree(folder / dropped, ignore_errors=True)
+                cache.remove_tree(folder / dropped)
             version = _version(_prefix(folder), _environment(folder))
             return {"name": name, "recipe": _recipe_key(name, source), "version": version, "packages": listing}
 
-        entry = cache.store(_KIND, key, fill)
+        entry = cache.store(_KIND, key, fill, say)
     return _from_entry(name, entry)
 
 
@@ -149,6 +155,26 @@ def list_builds() -> list[QemuBuild]:
     for name, source in SOURCES.items():
         found += [_from_entry(name, e) for e in stored if e.facts.get("recipe") == _recipe_key(name, source)][:1]
     return found
+
+
+def prune_builds(keep: int, say: Say = print) -> list[str]:
+    """Remove builds that are no longer known, and all but the newest ``keep`` of each; gives the removed keys.
+
+    Raises:
+        InfrastructureError: the cache cannot be written.
+    """
+    kept: dict[str, int] = {}
+    removed = []
+    for entry in cache.entries(_KIND):
+        name = str(entry.facts.get("name"))
+        current = name in SOURCES and entry.facts.get("recipe") == _recipe_key(name, SOURCES[name])
+        if current and kept.get(name, 0) < keep:
+            kept[name] = kept.get(name, 0) + 1
+            continue
+        cache.remove(entry)
+        say(f"removed QEMU {name} {entry.key[:12]}")
+        removed.append(entry.key)
+    return removed
 
 
 def _source(name: str) -> Source:
