@@ -17,6 +17,7 @@ from harness.deadline import Deadline
 from harness.errors import BootError, EmulatorCrash, GuestHang, GuestLost, GuestPanic, InfrastructureError
 from harness.guest.control import ControlPort
 from harness.guest.ssh import make_key, public_line
+from harness.report import load_run
 
 
 def test_commands_give_their_output_and_status(start):
@@ -165,3 +166,25 @@ def test_qemu_does_not_outlive_a_killed_harness(tmp_path):
     while [pid for pid in processes_with(str(out)) if pid != os.getpid()]:
         assert not give_up.expired, "QEMU outlived the harness"
     assert list(scratch.iterdir()) == []
+
+
+def test_ctrl_c_ends_the_run_and_keeps_what_was_done(tmp_path):
+    """An interrupted run ends its guests, says so, and leaves a readable run folder."""
+    out = tmp_path / "out"
+    # A test runner in the background has SIGINT ignored, and a child inherits that.
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "harness", "run", "scenarios/dma", "--out", str(out)]
+    harness = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        give_up = Deadline.after(60)
+        while not set(processes_with(str(out))) - {harness.pid}:
+            assert not give_up.expired, "no QEMU was started"
+            assert harness.poll() is None, "the harness ended by itself"
+        harness.send_signal(signal.SIGINT)
+        said, _ = harness.communicate(timeout=60)
+    finally:
+        harness.kill()
+        harness.wait()
+    assert harness.returncode == 130, said
+    assert "Traceback" not in said
+    assert load_run(out).interrupted
+    assert not processes_with(str(out))
