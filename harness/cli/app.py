@@ -4,26 +4,46 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness import __version__
-from harness.cli.handler import EXIT_CODES, INTERRUPTED, guarded
+from harness.cli.handler import EXIT_CODES, INTERRUPTED, guarded, set_debug
+from harness.cli.options import (
+    Accel,
+    AccelOption,
+    AsJson,
+    BootTimeout,
+    Fetch,
+    Filter,
+    Jobs,
+    Junit,
+    Kernel,
+    Mirror,
+    Offline,
+    Out,
+    Paths,
+    Qemu,
+    Timeout,
+    Usdm,
+    examples,
+)
 from harness.cli.stores import image_app, qemu_app
-from harness.errors import ConfigurationError
-from harness.run.options import RunOptions
+from harness.errors import ConfigurationError, FailureClass
 
+# Everything else is imported by the command that needs it: --help and a mistyped option answer at once.
 if TYPE_CHECKING:
+    from harness.report import TerminalReport
     from harness.results import RunResult
+    from harness.scenario import Scenario
 
 app = typer.Typer(
     name="harness",
     help="Boot QEMU guests with a vIOMMU, run USDM in them, and judge DMA and DMA faults.\n\n"
-    "First time:  harness run --fetch\n\n" + EXIT_CODES,
+    "First time:  harness run --fetch",
+    epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -33,67 +53,53 @@ app.add_typer(image_app, name="image")
 app.add_typer(qemu_app, name="qemu")
 
 
-class Accel(StrEnum):
-    """What ``--accel`` takes."""
-
-    AUTO = "auto"
-    TCG = "tcg"
-    KVM = "kvm"
-
-
-Paths = Annotated[
-    list[Path] | None, typer.Argument(help="Scenario files and folders; without any, the scenarios that come along.")
-]
-Qemu = Annotated[
-    list[str], typer.Option("--qemu", envvar="HARNESS_QEMU", help="QEMU build: 11.1, 10.0, 7.2 or system. Repeatable.")
-]
-Kernel = Annotated[
-    list[str], typer.Option("--kernel", envvar="HARNESS_KERNEL", help="Guest kernel: 6.12 or 7.2. Repeatable.")
-]
-AccelOption = Annotated[
-    Accel, typer.Option("--accel", envvar="HARNESS_ACCEL", help="auto takes KVM only after it has run a boot sector.")
-]
-Out = Annotated[
-    Path | None, typer.Option("--out", envvar="HARNESS_OUT", help="Run folder; else below the state folder.")
-]
-Usdm = Annotated[Path | None, typer.Option("--usdm", help="Another usdm package to put under test.")]
-Fetch = Annotated[
-    bool, typer.Option("--fetch", envvar="HARNESS_FETCH", help="Build or download what the cache lacks (about 160 MB).")
-]
-Offline = Annotated[bool, typer.Option("--offline", envvar="HARNESS_OFFLINE", help="Use the cache only.")]
-Mirror = Annotated[
-    str | None, typer.Option("--mirror", envvar="HARNESS_MIRROR", help="Debian mirror; else the host's own.")
-]
-BootTimeout = Annotated[
-    float, typer.Option("--boot-timeout", envvar="HARNESS_BOOT_TIMEOUT", min=1, help="Seconds until a guest is ready.")
-]
-Timeout = Annotated[
-    float, typer.Option("--timeout", envvar="HARNESS_TIMEOUT", min=1, help="Seconds for a scenario that names none.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")]
-
-
 def _jobs(text: str) -> int | None:
     if text == "auto":
         return None
-    if not text.isdigit() or int(text) < 1:
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise ConfigurationError(f"--jobs takes a number from 1 or 'auto', not '{text}'")
     return int(text)
+
+
+def _chosen(paths: list[Path] | None, text: str | None) -> list[Scenario]:
+    """The scenarios that paths and ``--filter`` name."""
+    from harness.run import list_scenarios
+
+    scenarios = [one for one in list_scenarios(tuple(paths or ())) if text is None or text in one.id]
+    if not scenarios:
+        raise ConfigurationError(f"--filter: no scenario has '{text}' in its id", hint="'harness list' shows the ids")
+    return scenarios
+
+
+def _only(option: str, names: list[str]) -> tuple[str]:
+    """The one name where a matrix makes no sense (the environment may hold one)."""
+    if len(names) != 1:
+        raise ConfigurationError(f"{option}: a shell is one guest, so name one, not {', '.join(names) or 'none'}")
+    return (names[0],)
 
 
 def _note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "harness run --fetch",
+        "harness run scenarios/dma -k unmap -j 2",
+        "harness run --qemu 7.2 --qemu 11.1 --kernel 6.12 --kernel 7.2",
+        "harness run --junit out.xml --json > run.json",
+        "HARNESS_QEMU='7.2 11.1' harness run",
+    )
+)
 def run(
     paths: Paths = None,
-    jobs: Annotated[str, typer.Option("-j", "--jobs", envvar="HARNESS_JOBS", help="Guests at once, or auto.")] = "auto",
+    text: Filter = None,
+    jobs: Jobs = "auto",
     qemu: Qemu = ["11.1"],  # noqa: B006 - typer copies it
     kernel: Kernel = ["6.12"],  # noqa: B006
     accel: AccelOption = Accel.AUTO,
     out: Out = None,
-    junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML there.")] = None,
+    junit: Junit = None,
     usdm: Usdm = None,
     timeout: Timeout = 120.0,
     boot_timeout: BootTimeout = 120.0,
@@ -104,15 +110,18 @@ def run(
 ) -> None:
     """Run scenarios on real guests and judge them.
 
-    harness run scenarios/dma --qemu 7.2 --qemu 11.1 --junit out.xml
+    Each scenario gets a guest of its own, on every QEMU build times every kernel that is named. The evidence stays in
+    the run folder, which the summary names. The exit code is that of the worst failure.
     """
 
     def body() -> int:
         from harness.report.json_report import exit_code
         from harness.run import run_scenarios
+        from harness.run.options import RunOptions
 
+        chosen = paths if text is None else [scenario.file for scenario in _chosen(paths, text)]
         options = RunOptions(
-            paths=tuple(paths or ()),
+            paths=tuple(chosen or ()),
             qemu=tuple(qemu),
             kernels=tuple(kernel),
             accel=accel.value,
@@ -132,12 +141,25 @@ def run(
         finally:
             terminal.close()
         _write(result, junit, as_json)
-        return INTERRUPTED if result.interrupted else exit_code(result)
+        if result.interrupted:
+            return INTERRUPTED
+        _refuse_empty(result)
+        return exit_code(result)
 
     raise typer.Exit(guarded(body))
 
 
-def _terminal(as_json: bool):  # type: ignore[no-untyped-def]  # imported late, for a fast --help
+def _refuse_empty(result: RunResult) -> None:
+    """A run in which nothing ran must not look like one in which everything passed."""
+    from harness.results import Outcome
+
+    if all(cell.outcome is Outcome.SKIP for cell in result.cells):
+        raise ConfigurationError(
+            "every scenario was skipped, so nothing was run", hint="the report says what each needs: --qemu, --kernel"
+        )
+
+
+def _terminal(as_json: bool) -> TerminalReport:
     from rich.console import Console
 
     from harness.report import TerminalReport
@@ -157,14 +179,12 @@ def _write(result: RunResult, junit: Path | None, as_json: bool) -> None:
         print(run_json(result))
 
 
-@app.command("list")
-def list_command(paths: Paths = None, as_json: AsJson = False) -> None:
-    """List scenarios with their titles."""
+@app.command("list", epilog=examples("harness list", "harness list scenarios/usdm -k map", "harness list --json"))
+def list_command(paths: Paths = None, text: Filter = None, as_json: AsJson = False) -> None:
+    """List scenarios: id and title."""
 
     def body() -> int:
-        from harness.run import list_scenarios
-
-        scenarios = list_scenarios(tuple(paths or ()))
+        scenarios = _chosen(paths, text)
         if as_json:
             print(
                 json.dumps([{"id": s.id, "title": s.title, "source": s.source, "file": str(s.file)} for s in scenarios])
@@ -178,9 +198,12 @@ def list_command(paths: Paths = None, as_json: AsJson = False) -> None:
     raise typer.Exit(guarded(body))
 
 
-@app.command()
+@app.command(epilog=examples("harness lint", "harness lint my/scenarios one.yaml", "harness lint --json my/scenarios"))
 def lint(paths: Paths = None, as_json: AsJson = False) -> None:
-    """Check scenario files; prints every problem of every file as file:line:column."""
+    """Check scenario files; prints every problem of every file as file:line:column: message (hint).
+
+    The exit code is 2 when there is a problem, else 0. No guest is started.
+    """
 
     def body() -> int:
         from harness.paths import scenarios_dir
@@ -193,7 +216,7 @@ def lint(paths: Paths = None, as_json: AsJson = False) -> None:
         else:
             for problem in problems:
                 print(problem)
-        return ConfigurationError.failure_class.exit_code if problems else 0
+        return FailureClass.CONFIGURATION.exit_code if problems else 0
 
     raise typer.Exit(guarded(body))
 
@@ -202,9 +225,12 @@ def _plain(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
 
 
-@app.command()
+@app.command(epilog=examples("harness doctor", "harness doctor --json"))
 def doctor(as_json: AsJson = False) -> None:
-    """Say what this host can do, and what to do about the rest."""
+    """Say what this host can do, and what to do about the rest. Nothing is downloaded or changed.
+
+    ok: fine. warn: a run works without it, or gets it with --fetch. fail: needed and missing; the exit code is 8.
+    """
 
     def body() -> int:
         from harness.run.doctor import examine
@@ -217,45 +243,75 @@ def doctor(as_json: AsJson = False) -> None:
                 print(f"{finding.state:4}  {finding.name}: {finding.detail}")
                 if finding.remedy:
                     print(f"      {finding.remedy}")
-        return 8 if any(finding.state == "fail" for finding in findings) else 0
+        failed = any(finding.state == "fail" for finding in findings)
+        return FailureClass.INFRASTRUCTURE.exit_code if failed else 0
 
     raise typer.Exit(guarded(body))
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "harness shell",
+        "harness shell scenarios/dma/unmapped_read.yaml",
+        "harness shell -c 'dmesg | grep DMAR' --kernel 7.2",
+        "harness shell < commands.sh",
+    )
+)
 def shell(
     scenario: Annotated[Path | None, typer.Argument(help="Take this scenario's machine; else one with an edu.")] = None,
     command: Annotated[str | None, typer.Option("-c", help="Run this command instead of a shell.")] = None,
-    qemu: Annotated[str, typer.Option("--qemu", envvar="HARNESS_QEMU", help="QEMU build.")] = "11.1",
-    kernel: Annotated[str, typer.Option("--kernel", envvar="HARNESS_KERNEL", help="Guest kernel.")] = "6.12",
+    qemu: Annotated[list[str], typer.Option("--qemu", envvar="HARNESS_QEMU", help="QEMU build.")] = ["11.1"],  # noqa: B006
+    kernel: Annotated[list[str], typer.Option("--kernel", envvar="HARNESS_KERNEL", help="Guest kernel.")] = ["6.12"],  # noqa: B006
     accel: AccelOption = Accel.AUTO,
     boot_timeout: BootTimeout = 120.0,
+    usdm: Usdm = None,
     fetch: Fetch = False,
+    offline: Offline = False,
     mirror: Mirror = None,
 ) -> None:
-    """Open a root shell in a fresh guest, over SSH. The payload is in /run/payload."""
+    """Open a root shell in a fresh guest, over SSH. The payload (usdm and the guest's worker) is in /run/payload.
+
+    Without a terminal, standard input is run as a script. The exit code is that of the shell or command. Ctrl-D ends
+    the guest; nothing of it stays.
+    """
 
     def body() -> int:
+        from harness.run.options import RunOptions
         from harness.run.shell import open_shell
 
         options = RunOptions(
-            qemu=(qemu,), kernels=(kernel,), accel=accel.value, boot_timeout=boot_timeout, fetch=fetch, mirror=mirror
+            qemu=_only("--qemu", qemu),
+            kernels=_only("--kernel", kernel),
+            accel=accel.value,
+            usdm=usdm,
+            boot_timeout=boot_timeout,
+            fetch=fetch,
+            offline=offline,
+            mirror=mirror,
         )
         return open_shell(options, scenario, command, _note)
 
     raise typer.Exit(guarded(body))
 
 
-@app.command("fetch")
+@app.command(
+    "fetch",
+    epilog=examples(
+        "harness fetch",
+        "harness fetch --qemu 7.2 --qemu 11.1 --kernel 6.12 --kernel 7.2",
+        "harness fetch --mirror http://HOST/debian",
+    ),
+)
 def fetch_command(
     qemu: Qemu = ["11.1"],  # noqa: B006
     kernel: Kernel = ["6.12"],  # noqa: B006
     offline: Offline = False,
     mirror: Mirror = None,
 ) -> None:
-    """Get what a run needs into the cache: QEMU builds and guest images."""
+    """Get what a run needs into the cache: QEMU builds and guest images. Without options: for the default run."""
 
     def body() -> int:
+        from harness.run.options import RunOptions
         from harness.run.resources import fetch_all
 
         options = RunOptions(qemu=tuple(qemu), kernels=tuple(kernel), offline=offline, mirror=mirror)
@@ -265,14 +321,20 @@ def fetch_command(
     raise typer.Exit(guarded(body))
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "harness report RUN_FOLDER",
+        "harness report RUN_FOLDER --evidence",
+        "harness report RUN_FOLDER --junit out.xml --json > run.json",
+    )
+)
 def report(
     folder: Annotated[Path, typer.Argument(help="The folder of a finished run, or of one of its cells.")],
-    junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML there.")] = None,
+    junit: Junit = None,
     as_json: AsJson = False,
     evidence: Annotated[bool, typer.Option("--evidence", help="Print every cell with its steps and faults.")] = False,
 ) -> None:
-    """Make the reports of a finished run again from its folder."""
+    """Make the reports of a finished run again from its folder. The exit code is that of the run."""
 
     def body() -> int:
         from harness.report import cell_text, load_run
@@ -301,12 +363,15 @@ def common(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="HARNESS_DEBUG", help="Show the traceback of a defect of harness.")
+    ] = False,
 ) -> None:
     """Options before the command."""
     del version
+    set_debug(debug)
 
 
 def main() -> None:
     """The program ``harness``."""
-    runner: Callable[[], None] = app
-    runner()
+    app()

@@ -8,22 +8,19 @@ from typing import Annotated
 import typer
 
 from harness.cli.handler import guarded
+from harness.cli.options import AsJson, Mirror, Offline, examples
 
 image_app = typer.Typer(help="Guest images: built from Debian packages, kept in the cache.", no_args_is_help=True)
 qemu_app = typer.Typer(help="QEMU builds: the host's own, and fetched ones side by side.", no_args_is_help=True)
-
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")]
-Offline = Annotated[bool, typer.Option("--offline", envvar="HARNESS_OFFLINE", help="Use the cache only.")]
-Mirror = Annotated[
-    str | None, typer.Option("--mirror", envvar="HARNESS_MIRROR", help="Debian mirror; else the host's.")
-]
 
 
 def _say(text: str) -> None:
     print(text, flush=True)
 
 
-@image_app.command("build")
+@image_app.command(
+    "build", epilog=examples("harness image build", "harness image build trixie-7.2", "harness image build --refresh")
+)
 def image_build(
     name: Annotated[str, typer.Argument(help="Name of a recipe, e.g. trixie.")] = "trixie",
     refresh: Annotated[bool, typer.Option("--refresh", help="Look for newer packages.")] = False,
@@ -44,7 +41,7 @@ def image_build(
     raise typer.Exit(guarded(body))
 
 
-@image_app.command("list")
+@image_app.command("list", epilog=examples("harness image list", "harness image list --json"))
 def image_list(as_json: AsJson = False) -> None:
     """List the recipes, and the images in the cache."""
 
@@ -80,7 +77,7 @@ def image_list(as_json: AsJson = False) -> None:
     raise typer.Exit(guarded(body))
 
 
-@image_app.command("show")
+@image_app.command("show", epilog=examples("harness image show trixie", "harness image show trixie --json"))
 def image_show(
     name: Annotated[str, typer.Argument(help="Name of a recipe.")] = "trixie", as_json: AsJson = False
 ) -> None:
@@ -104,7 +101,7 @@ def image_show(
     raise typer.Exit(guarded(body))
 
 
-@image_app.command("prune")
+@image_app.command("prune", epilog=examples("harness image prune", "harness image prune --keep 0"))
 def image_prune(
     keep: Annotated[int, typer.Option("--keep", min=0, help="How many of each recipe stay.")] = 1,
 ) -> None:
@@ -120,7 +117,7 @@ def image_prune(
     raise typer.Exit(guarded(body))
 
 
-@qemu_app.command("list")
+@qemu_app.command("list", epilog=examples("harness qemu list", "harness qemu list --json"))
 def qemu_list(as_json: AsJson = False) -> None:
     """List the QEMU builds, and which of them are here."""
 
@@ -140,7 +137,7 @@ def qemu_list(as_json: AsJson = False) -> None:
     raise typer.Exit(guarded(body))
 
 
-@qemu_app.command("fetch")
+@qemu_app.command("fetch", epilog=examples("harness qemu fetch", "harness qemu fetch 7.2 10.0"))
 def qemu_fetch(
     names: Annotated[list[str] | None, typer.Argument(help="7.2, 10.0, 11.1; without any, the default.")] = None,
     offline: Offline = False,

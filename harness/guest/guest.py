@@ -24,7 +24,7 @@ from harness.machine.spec import MachineSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class GuestPlan:
     """Everything that a guest is started from.
 
     Args:
@@ -121,11 +121,11 @@ class Guest:
 
 
 @contextlib.contextmanager
-def running_guest(recipe: Recipe, boot_seconds: float, stage: Callable[[str], None]) -> Iterator[Guest]:
+def running_guest(plan: GuestPlan, boot_seconds: float, stage: Callable[[str], None]) -> Iterator[Guest]:
     """Start a guest, and end it with the block whatever happens.
 
     Args:
-        recipe: what it is started from.
+        plan: what it is started from.
         boot_seconds: how long it may take until it is logged in to.
         stage: told the name of each stage as it begins.
 
@@ -138,12 +138,12 @@ def running_guest(recipe: Recipe, boot_seconds: float, stage: Callable[[str], No
     started = time.monotonic()
     stage("start")
     emulator = Emulator.start(
-        recipe.spec,
-        recipe.boot,
-        recipe.build,
-        recipe.capabilities,
-        recipe.accelerator,
-        recipe.folder,
+        plan.spec,
+        plan.boot,
+        plan.build,
+        plan.capabilities,
+        plan.accelerator,
+        plan.folder,
         deadline,
     )
     ssh: SshConnection | None = None

@@ -13,9 +13,8 @@ from typing import Any
 from harness import __version__
 from harness.deadline import Deadline
 from harness.errors import FailureClass, HarnessError, InfrastructureError
-from harness.guest.guest import Guest, Recipe, running_guest
+from harness.guest.guest import Guest, GuestPlan, running_guest
 from harness.judge import judge
-from harness.machine.argv import Boot
 from harness.machine.emulator import tail
 from harness.results import CellResult, Evidence, Outcome, StepError, StepEvidence, Versions
 from harness.run.cells import Cell, machine_spec
@@ -64,18 +63,10 @@ def run_cell(
     folder.mkdir(parents=True)
     error: HarnessError | None = None
     try:
-        recipe = Recipe(
-            spec=machine_spec(scenario),
-            boot=Boot(image.kernel, image.initrd),
-            build=emulation.build,
-            capabilities=emulation.capabilities,
-            accelerator=emulation.accelerator.accelerator,
-            payload=resources.payload,
-            folder=folder,
-        )
-        with running_guest(recipe, options.boot_timeout, stage) as guest:
+        plan = resources.plan(machine_spec(scenario), cell.qemu, cell.kernel, folder)
+        with running_guest(plan, options.boot_timeout, stage) as guest:
             collected.stages = guest.stages
-            _run_steps(guest, recipe, cell, options, folder, stage, collected)
+            _run_steps(guest, plan, cell, options, folder, stage, collected)
     except HarnessError as caught:
         error = caught
     except Exception:
@@ -123,7 +114,7 @@ def run_cell(
 
 def _run_steps(
     guest: Guest,
-    recipe: Recipe,
+    plan: GuestPlan,
     cell: Cell,
     options: RunOptions,
     folder: Path,
@@ -132,9 +123,9 @@ def _run_steps(
 ) -> None:
     setup = Deadline.after(_SETUP_SECONDS)
     stage("worker")
-    worker = guest.start_worker(recipe.payload, folder / "worker.stderr", setup)
+    worker = guest.start_worker(plan.payload, folder / "worker.stderr", setup)
     collected.guest_python = worker.python
-    devices = {device.name: device.at for device in recipe.spec.devices}
+    devices = {device.name: device.at for device in plan.spec.devices}
     _ask(guest, "setting the worker up", "_setup", {"devices": devices}, setup)
     _ask(guest, "marking the kernel log", "_kernel_log_start", {}, setup)
     stage("steps")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+from harness.guest.guest import GuestPlan
 from harness.guest.payload import Payload, build_payload
 from harness.image.build import Image, build_image, find_image
 from harness.image.recipe import recipe_for_kernel
 from harness.machine.accel import Decision, decide
+from harness.machine.argv import Boot
 from harness.machine.builds import QemuBuild, fetch_build, find_build
 from harness.machine.probe import Capabilities, capabilities
+from harness.machine.spec import MachineSpec
 from harness.run.options import RunOptions
 
 Say = Callable[[str], None]
@@ -38,6 +42,26 @@ class Resources:
     emulations: dict[str, Emulation]
     images: dict[str, Image]
     payload: Payload
+
+    def plan(self, spec: MachineSpec, qemu: str, kernel: str, folder: Path) -> GuestPlan:
+        """Everything that a guest is started from.
+
+        Args:
+            spec: its machine.
+            qemu: name of the QEMU build.
+            kernel: version of the kernel.
+            folder: an existing folder for what it leaves.
+        """
+        emulation, image = self.emulations[qemu], self.images[kernel]
+        return GuestPlan(
+            spec=spec,
+            boot=Boot(image.kernel, image.initrd),
+            build=emulation.build,
+            capabilities=emulation.capabilities,
+            accelerator=emulation.accelerator.accelerator,
+            payload=self.payload,
+            folder=folder,
+        )
 
 
 def prepare(options: RunOptions, say: Say) -> Resources:

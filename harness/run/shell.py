@@ -16,9 +16,8 @@ from typing import Any
 import paramiko
 
 from harness.deadline import Deadline
-from harness.guest.guest import Guest, Recipe, running_guest
+from harness.guest.guest import Guest, running_guest
 from harness.guest.payload import GUEST_FOLDER
-from harness.machine.argv import Boot
 from harness.machine.spec import DeviceSpec, MachineSpec
 from harness.run.cells import machine_spec
 from harness.run.options import RunOptions
@@ -51,17 +50,9 @@ def open_shell(options: RunOptions, scenario: Path | None, command: str | None, 
     emulation, image = resources.emulations[options.qemu[0]], resources.images[options.kernels[0]]
     folder = Path(tempfile.mkdtemp(prefix="harness-shell-"))
     try:
-        recipe = Recipe(
-            spec=spec,
-            boot=Boot(image.kernel, image.initrd),
-            build=emulation.build,
-            capabilities=emulation.capabilities,
-            accelerator=emulation.accelerator.accelerator,
-            payload=resources.payload,
-            folder=folder,
-        )
+        plan = resources.plan(spec, options.qemu[0], options.kernels[0], folder)
         say(f"booting {image.kernel_release} on QEMU {emulation.build.version} ({emulation.accelerator.accelerator})")
-        with running_guest(recipe, options.boot_timeout, lambda stage: None) as guest:
+        with running_guest(plan, options.boot_timeout, lambda stage: None) as guest:
             deadline = Deadline.after(_OPEN_SECONDS)
             guest.run(f"mkdir -p {GUEST_FOLDER} && tar x -C {GUEST_FOLDER}", deadline, resources.payload.data)
             devices = ", ".join(f"{device.name} at {device.at}" for device in spec.devices) or "no device"

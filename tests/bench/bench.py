@@ -16,8 +16,7 @@ import time
 from pathlib import Path
 
 from harness.deadline import Deadline
-from harness.guest.guest import Recipe, running_guest
-from harness.machine.argv import Boot
+from harness.guest.guest import running_guest
 from harness.machine.spec import DeviceSpec, MachineSpec
 from harness.run.options import RunOptions
 from harness.run.resources import Resources, prepare
@@ -36,19 +35,10 @@ def peak_memory(pid: int) -> float:
 
 def boot(resources: Resources, folder: Path) -> dict[str, float]:
     """One cold boot to the first SSH command and on to the worker."""
-    emulation, image = resources.emulations["11.1"], resources.images["6.12"]
     folder.mkdir()
-    recipe = Recipe(
-        spec=MachineSpec(devices=(EDU,)),
-        boot=Boot(image.kernel, image.initrd),
-        build=emulation.build,
-        capabilities=emulation.capabilities,
-        accelerator=emulation.accelerator.accelerator,
-        payload=resources.payload,
-        folder=folder,
-    )
+    plan = resources.plan(MachineSpec(devices=(EDU,)), "11.1", "6.12", folder)
     started = time.monotonic()
-    with running_guest(recipe, 120, lambda stage: None) as guest:
+    with running_guest(plan, 120, lambda stage: None) as guest:
         guest.run("true", Deadline.after(60))
         first_command = time.monotonic() - started
         guest.start_worker(resources.payload, folder / "worker.stderr", Deadline.after(60))

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.guest.guest import Guest, Recipe, running_guest
-from harness.machine.argv import Boot
+from harness.guest.guest import Guest, running_guest
 from harness.machine.spec import DeviceSpec, MachineSpec
 from harness.run.options import RunOptions
 from harness.run.resources import Resources, prepare
@@ -31,17 +30,8 @@ def start(resources: Resources, tmp_path: Path) -> Callable[..., AbstractContext
     def starter(boot_seconds: float = BOOT_SECONDS, **changes: object) -> AbstractContextManager[Guest]:
         folder = tmp_path / "run"
         folder.mkdir()
-        emulation, image = resources.emulations["11.1"], resources.images["6.12"]
-        recipe = Recipe(
-            spec=MachineSpec(devices=(EDU,), **changes),  # type: ignore[arg-type]
-            boot=Boot(image.kernel, image.initrd),
-            build=emulation.build,
-            capabilities=emulation.capabilities,
-            accelerator=emulation.accelerator.accelerator,
-            payload=resources.payload,
-            folder=folder,
-        )
-        return running_guest(recipe, boot_seconds, lambda stage: None)
+        plan = resources.plan(MachineSpec(devices=(EDU,), **changes), "11.1", "6.12", folder)  # type: ignore[arg-type]
+        return running_guest(plan, boot_seconds, lambda stage: None)
 
     return starter
 

@@ -172,7 +172,17 @@ def test_ctrl_c_ends_the_run_and_keeps_what_was_done(tmp_path):
     """An interrupted run ends its guests, says so, and leaves a readable run folder."""
     out = tmp_path / "out"
     # A test runner in the background has SIGINT ignored, and a child inherits that.
-    command = ["env", "--default-signal=INT", sys.executable, "-m", "harness", "run", "scenarios/dma", "--out", str(out)]
+    command = [
+        "env",
+        "--default-signal=INT",
+        sys.executable,
+        "-m",
+        "harness",
+        "run",
+        "scenarios/dma",
+        "--out",
+        str(out),
+    ]
     harness = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         give_up = Deadline.after(60)

@@ -1,0 +1,65 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Accel(StrEnum):
+    """What ``--accel`` takes."""
+
+    AUTO = "auto"
+    TCG = "tcg"
+    KVM = "kvm"
+
+
+Paths = Annotated[
+    list[Path] | None, typer.Argument(help="Scenario files and folders; without any, the scenarios that come along.")
+]
+Filter = Annotated[
+    str | None,
+    typer.Option("-k", "--filter", envvar="HARNESS_FILTER", help="Only scenarios whose id has this text in it."),
+]
+Jobs = Annotated[
+    str, typer.Option("-j", "--jobs", envvar="HARNESS_JOBS", help="Guests at once, or auto: by cores and memory.")
+]
+Qemu = Annotated[
+    list[str],
+    typer.Option("--qemu", envvar="HARNESS_QEMU", help="QEMU build: 11.1, 10.0, 7.2 or system. Repeatable."),
+]
+Kernel = Annotated[
+    list[str], typer.Option("--kernel", envvar="HARNESS_KERNEL", help="Guest kernel: 6.12 or 7.2. Repeatable.")
+]
+AccelOption = Annotated[
+    Accel, typer.Option("--accel", envvar="HARNESS_ACCEL", help="auto takes KVM only after it has run a boot sector.")
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", envvar="HARNESS_OUT", help="Run folder; else below the state folder.")
+]
+Junit = Annotated[Path | None, typer.Option("--junit", envvar="HARNESS_JUNIT", help="Write JUnit XML there.")]
+Usdm = Annotated[
+    Path | None, typer.Option("--usdm", envvar="HARNESS_USDM", help="Another usdm package to put under test.")
+]
+Timeout = Annotated[
+    float, typer.Option("--timeout", envvar="HARNESS_TIMEOUT", min=1, help="Seconds for a scenario that names none.")
+]
+BootTimeout = Annotated[
+    float, typer.Option("--boot-timeout", envvar="HARNESS_BOOT_TIMEOUT", min=1, help="Seconds until a guest is ready.")
+]
+Fetch = Annotated[
+    bool, typer.Option("--fetch", envvar="HARNESS_FETCH", help="Build or download what the cache lacks (about 160 MB).")
+]
+Offline = Annotated[bool, typer.Option("--offline", envvar="HARNESS_OFFLINE", help="Use the cache only.")]
+Mirror = Annotated[
+    str | None, typer.Option("--mirror", envvar="HARNESS_MIRROR", help="Debian mirror; else the host's own.")
+]
+AsJson = Annotated[bool, typer.Option("--json", envvar="HARNESS_JSON", help="JSON on standard output, for programs.")]
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help: lines that can be pasted. The first character keeps them from being wrapped."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
