@@ -19,6 +19,7 @@ from harness.image.mirror import host_mirror
 from harness.paths import cache_dir
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_SAID_LINES = 3
 _URI_LINE = re.compile(r"^'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+) (?P<hash>\S*)$", re.MULTILINE)
 _EXPIRED = re.compile(r"Release file for \S+ is expired")
 # (what apt says, what it means, what to do); the first match wins.
@@ -50,7 +51,22 @@ _MEANINGS = (
     ),
     (
         r"Could not resolve|Temporary failure|nable to connect|ould not connect|Connection (?:failed|timed out|refused)"
-        r"|Failed to fetch|does not have a Release file|Network is unreachable",
+        r"|Network is unreachable",
+        "the mirror could not be reached",
+        "check the network, or name another mirror with --mirror; --offline uses only the cache",
+    ),
+    (
+        r"does not have a Release file",
+        "there is no Debian archive with this suite at the mirror's address",
+        "name another mirror with --mirror, e.g. --mirror http://HOST/debian",
+    ),
+    (
+        r"404 +Not Found",
+        "the mirror lacks a file that its own lists name",
+        "try again; the mirror may be in the middle of an update, or name another with --mirror",
+    ),
+    (
+        r"Failed to fetch",
         "the mirror could not be reached",
         "check the network, or name another mirror with --mirror; --offline uses only the cache",
     ),
@@ -270,7 +286,9 @@ def _configuration(folder: Path) -> str:
 
 def _explain(what: str, stderr: str) -> InfrastructureError:
     lines = [line for line in stderr.splitlines() if line.startswith("E:")] or stderr.splitlines()[-3:]
-    said = " ".join(line.removeprefix("E:").strip() for line in lines) or "no message"
+    said = " ".join(line.removeprefix("E:").strip() for line in lines[:_SAID_LINES]) or "no message"
+    if len(lines) > _SAID_LINES:
+        said += f" ... and {len(lines) - _SAID_LINES} more lines"
     for pattern, meaning, hint in _MEANINGS:
         if re.search(pattern, stderr):
             return InfrastructureError(f"{meaning} ({what}: {said})", hint=hint, context={"apt": stderr})

@@ -33,6 +33,18 @@ def configured(tmp_path: Path, name: str, text: str) -> Path:
             f"deb http://sec.example/debian-security bookworm-security main\ndeb {MIRROR} bookworm-updates main",
         ),
         ("sources.list", f"deb http://vendor.example/apt tool-bookworm main\ndeb {MIRROR} stable main"),
+        # Vendors that call their suites as Debian does.
+        ("sources.list", f"deb http://vendor.example/apt stable main\ndeb {MIRROR} bookworm main"),
+        (
+            "sources.list",
+            f"deb [signed-by=/k/vendor.gpg] http://v.example/debian bookworm main\ndeb {MIRROR} bookworm main",
+        ),
+        (
+            "sources.list.d/debian.sources",
+            "Types: deb\nURIs: http://v.example/debian\nSuites: trixie\nComponents: main\nSigned-By: /k/v.gpg\n\n"
+            f"Types: deb\nURIs: {MIRROR}\nSuites: trixie\nComponents: main\n"
+            "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n",
+        ),
         (
             "sources.list.d/debian.sources",
             f"Types: deb\nURIs: {MIRROR}\nSuites: bookworm bookworm-updates\nComponents: main\n",
@@ -69,6 +81,13 @@ def test_a_host_without_a_debian_mirror_is_told_what_to_do(tmp_path: Path, text:
         ("W: GPG error: NO_PUBKEY 0E98404D386FA1D9\nE: The repository is not signed.", "signature"),
         ("E: Unable to locate package nonsense", "no such package"),
         ("E: Failed to fetch http://mirror.example/x  Could not connect to mirror.example:80", "could not be reached"),
+        (
+            "E: The repository 'http://mirror.example/x trixie Release' does not have a Release file.",
+            "no Debian archive",
+        ),
+        ("E: Failed to fetch http://mirror.example/x.deb  404  Not Found", "lacks a file"),
+        ("E: Release file for http://mirror.example/x is not valid yet (invalid for another 3h).", "clock"),
+        ("E: You don't have enough free space in /cache/", "disk is full"),
         ("E: Write error - write (28: No space left on device)", "disk is full"),
         ("E: something new", "something new"),
     ],
@@ -134,4 +153,5 @@ def test_the_hosts_hooks_are_not_run(tmp_path: Path):
         pytest.fail("these tests need apt")
     text = apt._configuration(tmp_path)
     assert "Invoke" not in text
+    assert text.rindex('AllowInsecureRepositories "false"') > text.rfind('AllowInsecureRepositories "1"')
     assert 'Dir::Etc::parts "/dev/null"' in text

@@ -6,6 +6,7 @@ import errno
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -134,3 +135,52 @@ def test_a_spoilt_manifest_is_no_entry():
     (entry.folder / "manifest.json").write_text("{")
     assert cache.find("image", KEY) is None
     assert cache.entries("image") == []
+    assert cache.store("image", KEY, fill) == cache.find("image", KEY), "it is not in the way of a new one"
+
+
+def test_an_entry_that_was_made_anew_meanwhile_is_not_removed(monkeypatch: pytest.MonkeyPatch):
+    """Two processes find the same damage; the slower one must not remove what the faster one has built."""
+    cache.store("image", KEY, fill)
+    answers = iter(["sub/data was changed", None])
+    monkeypatch.setattr(cache, "_verify", lambda entry, trust_stamps: next(answers))
+    assert cache.find("image", KEY) is not None
+
+
+def test_read_only_folders_of_packages_are_removed(tmp_path: Path):
+    folder = tmp_path / "tree"
+    (folder / "a" / "b").mkdir(parents=True)
+    (folder / "a" / "b" / "file").write_text("x")
+    (folder / "link").symlink_to(tmp_path)
+    (folder / "a" / "b").chmod(0o555)
+    (folder / "a").chmod(0o000)
+    cache.remove_tree(folder)
+    assert not folder.exists()
+    assert tmp_path.is_dir()
+
+
+def test_a_cache_that_cannot_be_written_is_an_error(own_cache: Path):
+    own_cache.parent.mkdir()
+    own_cache.write_text("a file where the folder should be")
+    with pytest.raises(InfrastructureError, match="cannot be used"):
+        cache.store("image", KEY, fill)
+
+
+def test_waiting_for_another_process_is_told(tmp_path: Path):
+    said: list[str] = []
+    holding, told = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with cache.waiting_lock(tmp_path / "lock"):
+            holding.set()
+            told.wait(30)
+
+    def say(text: str) -> None:
+        said.append(text)
+        told.set()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    holding.wait(30)
+    with cache.waiting_lock(tmp_path / "lock", say):
+        holder.join()
+    assert said == ["waiting for another process that is filling the cache"]

@@ -129,3 +129,20 @@ def test_without_the_device_nothing_is_tried(tmp_path: Path, monkeypatch: pytest
     assert accel.decide(missing, "tcg").reason == "chosen by --accel tcg"
     with pytest.raises(InfrastructureError, match="--accel kvm"):
         accel.decide(missing, "kvm")
+
+
+def test_pruning_keeps_the_newest_of_each_build_and_nothing_unknown():
+    recipe = builds._recipe_key("11.1", builds.SOURCES["11.1"])
+
+    def store(key: str, name: str, recipe: str) -> None:
+        cache.store("qemu", key, lambda folder: {"name": name, "recipe": recipe, "version": "1", "packages": {}})
+
+    store("aa" * 32, "11.1", recipe)
+    store("bb" * 32, "11.1", recipe)
+    store("cc" * 32, "11.1", "an older recipe")
+    store("dd" * 32, "5.2", "whatever")
+    removed = builds.prune_builds(1, lambda text: None)
+    assert {"cc" * 32, "dd" * 32} < set(removed)
+    assert len(removed) == 3
+    assert len(cache.entries("qemu")) == 1
+    assert len(builds.prune_builds(0, lambda text: None)) == 1
