@@ -33,9 +33,8 @@ def _unit(session: nox.Session) -> None:
 
 
 def _fetch(session: nox.Session) -> None:
-    for kernel in ("6.12", "7.2"):
-        session.run("harness", "fetch", "--kernel", kernel, "--qemu", "11.1")
-    session.run("harness", "qemu", "fetch", "7.2", "10.0")
+    everything = ("--qemu", "11.1", "--qemu", "10.0", "--qemu", "7.2", "--kernel", "6.12", "--kernel", "7.2")
+    session.run("harness", "fetch", *everything)
 
 
 def _guest(session: nox.Session) -> None:

@@ -330,7 +330,7 @@ def fetch_command(
 )
 def report(
     folder: Annotated[Path, typer.Argument(help="The folder of a finished run, or of one of its cells.")],
-    junit: Junit = None,
+    junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML there.")] = None,
     as_json: AsJson = False,
     evidence: Annotated[bool, typer.Option("--evidence", help="Print every cell with its steps and faults.")] = False,
 ) -> None:

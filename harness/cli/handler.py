@@ -27,7 +27,7 @@ Exit codes; of several the largest of 1 to 8 wins:
     7  emulator crash
     8  infrastructure: a download, the disk, a missing program
    70  a defect of harness
-  130  interrupted by Ctrl-C
+  130  Ctrl-C: interrupted
   141  the reader of the output went away"""
 
 

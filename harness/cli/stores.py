@@ -154,3 +154,19 @@ def qemu_fetch(
         return 0
 
     raise typer.Exit(guarded(body))
+
+
+@qemu_app.command("prune", epilog=examples("harness qemu prune", "harness qemu prune --keep 0"))
+def qemu_prune(
+    keep: Annotated[int, typer.Option("--keep", min=0, help="How many of each build stay.")] = 1,
+) -> None:
+    """Remove fetched builds that harness no longer knows, and all but the newest of each."""
+
+    def body() -> int:
+        from harness.machine.builds import prune_builds
+
+        removed = prune_builds(keep, _say)
+        _say(f"{len(removed)} removed")
+        return 0
+
+    raise typer.Exit(guarded(body))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import sys
 from dataclasses import asdict, dataclass
@@ -19,6 +20,11 @@ from harness.paths import cache_dir
 from harness.run.schedule import available_memory, default_jobs
 
 _PROGRAMS = {"apt-get": "apt", "apt-config": "apt", "dpkg-deb": "dpkg", "gpgv": "gpgv", "setpriv": "util-linux"}
+_PYTHON = (3, 11)
+_MACHINES = ("x86_64", "AMD64")
+# What the keys of the suites that the images come from say of themselves, as plain text in the keyring. Whether a
+# signature is good is apt's business; this only finds a keyring that is older than the suite.
+_SUITE_KEY = b"(13/trixie)"
 _DISK = 2 << 30
 _MEMORY = 1 << 30
 
@@ -46,7 +52,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at everything that a run needs; nothing is downloaded."""
-    findings = [_python()]
+    findings = [_python(), _machine()]
     findings += [_program(name, package) for name, package in _PROGRAMS.items()]
     findings += [_keyring(), _mirror(), _memory(), _disk()]
     findings += _builds()
@@ -56,7 +62,16 @@ def examine() -> list[Finding]:
 
 def _python() -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < _PYTHON:
+        return Finding("Python", "fail", version, "install Python 3.11 or later, and make the venv with it")
     return Finding("Python", "ok", version)
+
+
+def _machine() -> Finding:
+    machine = platform.machine()
+    if machine in _MACHINES:
+        return Finding("machine", "ok", f"{machine}; no root, no user namespaces and no KVM are needed")
+    return Finding("machine", "fail", machine, "the QEMU builds are amd64 programs: use an x86-64 host")
 
 
 def _program(name: str, package: str) -> Finding:
@@ -67,9 +82,17 @@ def _program(name: str, package: str) -> Finding:
 
 
 def _keyring() -> Finding:
-    if KEYRING.is_file():
-        return Finding("archive keys", "ok", str(KEYRING))
-    return Finding("archive keys", "fail", f"{KEYRING} is missing", "apt-get install debian-archive-keyring")
+    name = "archive keys"
+    try:
+        keys = KEYRING.read_bytes()
+    except FileNotFoundError:
+        return Finding(name, "fail", f"{KEYRING} is missing", "apt-get install debian-archive-keyring")
+    except OSError as error:
+        return Finding(name, "fail", f"{KEYRING} cannot be read: {error.strerror}", "make it readable for all")
+    if _SUITE_KEY in keys:
+        return Finding(name, "ok", f"{KEYRING}, with the keys of trixie")
+    remedy = "apt-get update && apt-get install debian-archive-keyring"
+    return Finding(name, "fail", f"{KEYRING} is older than trixie and lacks its keys", remedy)
 
 
 def _mirror() -> Finding:
