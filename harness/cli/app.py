@@ -164,7 +164,12 @@ def _terminal(as_json: bool) -> TerminalReport:
 
     from harness.report import TerminalReport
 
-    return TerminalReport(Console(highlight=False, stderr=as_json))
+    class Terminal(Console):
+        def on_broken_pipe(self) -> None:
+            # Rich would exit with 1 here, which is the code of a failed expectation.
+            raise BrokenPipeError
+
+    return TerminalReport(Terminal(highlight=False, stderr=as_json))
 
 
 def _write(result: RunResult, junit: Path | None, as_json: bool) -> None:

@@ -231,6 +231,25 @@ def test_a_reader_that_goes_away_is_met_quietly(words: list[str]):
     assert process.returncode == (handler.READER_GONE if words == ["list"] else 0)
 
 
+def test_a_run_whose_reader_goes_away_has_not_passed():
+    code = (
+        "import sys, harness.run, harness.cli.app as a\n"
+        "def run(options, progress):\n"
+        "    while True: progress.message('on and on')\n"
+        "harness.run.run_scenarios = run\n"
+        "sys.argv = ['harness', 'run']\n"
+        "a.main()\n"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "on and on\n"
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert process.returncode == handler.READER_GONE
+
+
 def test_help_does_not_load_what_it_does_not_need():
     code = "import sys, harness.cli.app; print([m for m in ('paramiko', 'qemu', 'yaml') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
