@@ -22,12 +22,14 @@ class Cell:
         qemu: name of the QEMU build.
         kernel: version of the guest's kernel, as in the image recipes.
         name: the scenario's id, with the point behind it where there is more than one.
+        usdm: another ``usdm`` package that is under test, or None.
     """
 
     scenario: Scenario
     qemu: str
     kernel: str
     name: str
+    usdm: Path | None = None
 
     @property
     def folder_name(self) -> str:
@@ -38,6 +40,8 @@ class Cell:
     def rerun(self) -> str:
         """A command line that runs exactly this cell."""
         words = ["harness", "run", str(self.scenario.file), "--qemu", self.qemu, "--kernel", self.kernel]
+        if self.usdm is not None:
+            words += ["--usdm", str(self.usdm)]
         return shlex.join(words)
 
 
@@ -75,7 +79,7 @@ def expand(options: RunOptions) -> list[Cell]:
     for scenario in list_scenarios(options.paths):
         for qemu, kernel in points:
             name = scenario.id if len(points) == 1 else f"{scenario.id} [qemu {qemu}, kernel {kernel}]"
-            cells.append(Cell(scenario, qemu, kernel, name))
+            cells.append(Cell(scenario, qemu, kernel, name, options.usdm))
     if not cells:
         raise ConfigurationError("there is no scenario to run", hint="'harness list' shows what there is")
     return cells
