@@ -28,6 +28,9 @@ class FailureClass(StrEnum):
         return EXIT_CODES[self]
 
 
+# What a shell says of a program that Ctrl-C ended: 128 + SIGINT.
+INTERRUPTED = 130
+
 EXIT_CODES: dict[FailureClass, int] = {
     FailureClass.EXPECTATION: 1,
     FailureClass.CONFIGURATION: 2,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness import __version__
-from harness.cli.handler import EXIT_CODES, INTERRUPTED, guarded, set_debug
+from harness.cli.handler import EXIT_CODES, guarded, set_debug
 from harness.cli.options import (
     Accel,
     AccelOption,
@@ -141,9 +141,8 @@ def run(
         finally:
             terminal.close()
         _write(result, junit, as_json)
-        if result.interrupted:
-            return INTERRUPTED
-        _refuse_empty(result)
+        if not result.interrupted:
+            _refuse_empty(result)
         return exit_code(result)
 
     raise typer.Exit(guarded(body))

@@ -8,9 +8,8 @@ import traceback
 from collections.abc import Callable
 from typing import Final
 
-from harness.errors import HarnessError
+from harness.errors import INTERRUPTED, HarnessError
 
-INTERRUPTED: Final = 130
 DEFECT: Final = 70
 # What a shell reports for a program that SIGPIPE ended. Not 0: a run whose reader went away has not passed.
 READER_GONE: Final = 141

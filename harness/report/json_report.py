@@ -9,9 +9,9 @@ from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
-from harness.errors import ConfigurationError, worst_exit_code
+from harness.errors import INTERRUPTED, ConfigurationError, FailureClass, worst_exit_code
 from harness.report.text import counts, write_text
-from harness.results import CellResult, Record, RunResult
+from harness.results import CellResult, Outcome, Record, RunResult
 
 CELL_FILE: Final = "verdict.json"
 RUN_FILE: Final = "run.json"
@@ -41,7 +41,14 @@ def run_json(result: RunResult) -> str:
 
 
 def exit_code(result: RunResult) -> int:
-    """The exit code that the cells of a run call for; the worst wins."""
+    """The exit code that a run calls for: 130 when it was interrupted, else the worst of its cells.
+
+    A run in which nothing ran, because every scenario was skipped, must not look like one that passed: 2.
+    """
+    if result.interrupted:
+        return INTERRUPTED
+    if all(cell.outcome is Outcome.SKIP for cell in result.cells):
+        return FailureClass.CONFIGURATION.exit_code
     return worst_exit_code([cell.failure_class for cell in result.cells if cell.failure_class is not None])
 
 

@@ -12,6 +12,7 @@ from report_data import CRASHED, EVIDENCE, FAILED, PASSED, RUN, SKIPPED, VERSION
 from harness.errors import ConfigurationError
 from harness.report import cell_text, junit_xml, load_run, run_json, write_cell, write_junit, write_run
 from harness.report.evidence import steps_table
+from harness.report.json_report import exit_code
 from harness.report.text import clean, one_line, summary
 from harness.results import Evidence, Outcome, RunResult, StepEvidence
 
@@ -226,3 +227,10 @@ def test_summary():
 def test_evidence_is_not_needed():
     assert "Steps" not in cell_text(SKIPPED)
     assert EVIDENCE.steps
+
+
+def test_the_exit_code_says_interrupted_and_nothing_run():
+    skipped = [cell.model_copy(update={"outcome": Outcome.SKIP, "failure_class": None}) for cell in RUN.cells]
+    assert exit_code(RUN.model_copy(update={"cells": tuple(skipped)})) == 2
+    assert exit_code(RUN.model_copy(update={"cells": ()})) == 2
+    assert exit_code(RUN.model_copy(update={"interrupted": True})) == 130
