@@ -19,7 +19,6 @@ class NewcWriter:
     def __init__(self, out: BinaryIO) -> None:
         self._out = out
         self._inode = 0
-        self._written = 0
 
     def entry(self, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)) -> None:
         """Write one entry.
@@ -43,7 +42,6 @@ class NewcWriter:
     def _write(self, data: bytes) -> None:
         padded = data + b"\0" * (-len(data) % _ALIGN)
         self._out.write(padded)
-        self._written += len(padded)
 
 
 def write_tree(root: Path, out: BinaryIO) -> None:

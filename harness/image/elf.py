@@ -63,14 +63,17 @@ def needed(data: bytes) -> list[str]:
     """Names of the shared libraries that a program or library asks for (DT_NEEDED); empty for a static program.
 
     Raises:
-        InfrastructureError: as :func:`sections`.
+        InfrastructureError: as :func:`sections`; or the dynamic section is damaged.
     """
     found = sections(data)
     for dynamic in found:
         if dynamic.kind == _SHT_DYNAMIC and dynamic.link < len(found):
             strings = found[dynamic.link].offset
-            pairs = _DYNAMIC.iter_unpack(data[dynamic.offset : dynamic.offset + dynamic.size])
-            return [_string(data, strings + value) for tag, value in pairs if tag == _DT_NEEDED]
+            try:
+                pairs = _DYNAMIC.iter_unpack(data[dynamic.offset : dynamic.offset + dynamic.size])
+                return [_string(data, strings + value) for tag, value in pairs if tag == _DT_NEEDED]
+            except (struct.error, ValueError) as error:
+                raise InfrastructureError(f"an ELF file's dynamic section is damaged: {error}") from error
     return []
 
 

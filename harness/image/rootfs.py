@@ -223,7 +223,13 @@ def _compile(packages: Path, root: Path, version: str) -> None:
 
 
 def _run(argv: list[str], env: dict[str, str] | None = None) -> str:
-    done = subprocess.run(argv, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(argv, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise InfrastructureError(
+            f"'{Path(argv[0]).name}' of the guest's packages cannot be run on this host: {error.strerror}",
+            hint="images are built on x86-64 hosts",
+        ) from error
     if done.returncode:
         raise InfrastructureError(
             f"'{Path(argv[0]).name}' of the guest's packages failed on this host: {done.stderr.strip()[-300:]}"

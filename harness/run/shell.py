@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import sys
-import tempfile
 import termios
 import tty
 from collections.abc import Callable
@@ -22,6 +20,7 @@ from harness.machine.spec import DeviceSpec, MachineSpec
 from harness.run.cells import machine_spec
 from harness.run.options import RunOptions
 from harness.run.resources import prepare
+from harness.run.schedule import make_run_folder
 from harness.scenario import load_scenario
 
 _CHUNK = 32 * 1024
@@ -48,18 +47,15 @@ def open_shell(options: RunOptions, scenario: Path | None, command: str | None, 
     spec = machine_spec(load_scenario(scenario)) if scenario else _DEFAULT
     resources = prepare(options, say)
     emulation, image = resources.emulations[options.qemu[0]], resources.images[options.kernels[0]]
-    folder = Path(tempfile.mkdtemp(prefix="harness-shell-"))
-    try:
-        plan = resources.plan(spec, options.qemu[0], options.kernels[0], folder)
-        say(f"booting {image.kernel_release} on QEMU {emulation.build.version} ({emulation.accelerator.accelerator})")
-        with running_guest(plan, options.boot_timeout, lambda stage: None) as guest:
-            deadline = Deadline.after(_OPEN_SECONDS)
-            guest.run(f"mkdir -p {GUEST_FOLDER} && tar x -C {GUEST_FOLDER}", deadline, resources.payload.data)
-            devices = ", ".join(f"{device.name} at {device.at}" for device in spec.devices) or "no device"
-            say(f"ready: {devices}; usdm is in {GUEST_FOLDER}; Ctrl-D ends the guest")
-            return _attach(guest, command)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    folder = make_run_folder(options.out)
+    plan = resources.plan(spec, options.qemu[0], options.kernels[0], folder)
+    say(f"booting {image.kernel_release} on QEMU {emulation.build.version} ({emulation.accelerator.accelerator})")
+    with running_guest(plan, options.boot_timeout, lambda stage: None) as guest:
+        deadline = Deadline.after(_OPEN_SECONDS)
+        guest.run(f"mkdir -p {GUEST_FOLDER} && tar x -C {GUEST_FOLDER}", deadline, resources.payload.data)
+        devices = ", ".join(f"{device.name} at {device.at}" for device in spec.devices) or "no device"
+        say(f"ready: {devices}; usdm is in {GUEST_FOLDER}, the console's log in {folder}; Ctrl-D ends the guest")
+        return _attach(guest, command)
 
 
 _DEFAULT = MachineSpec(devices=(DeviceSpec("edu0", "edu", "02:00.0"),))

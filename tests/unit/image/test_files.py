@@ -203,3 +203,12 @@ def test_the_archive_has_every_file_and_nothing_of_the_host(tmp_path: Path):
     assert all(fields[2] == fields[3] == fields[5] == 0 for _, _, fields in found.values()), "owner 0, no times"
     order = list(found)
     assert all(order.index(name.rpartition("/")[0]) < order.index(name) for name in order if "/" in name)
+
+
+def test_a_damaged_dynamic_section_is_an_error_of_ours():
+    program = bytearray(Path("/bin/ls").read_bytes())
+    assert "libc.so.6" in elf.needed(bytes(program))
+    (dynamic,) = [found for found in elf.sections(bytes(program)) if found.kind == 6]
+    program[dynamic.offset + 8 : dynamic.offset + 16] = b"\xff" * 7 + b"\x0f"
+    with pytest.raises(InfrastructureError, match="dynamic section"):
+        elf.needed(bytes(program))
