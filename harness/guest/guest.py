@@ -74,6 +74,20 @@ class Guest:
         with self._explained(f"running '{command[:60]}'"):
             return self.ssh.run(command, deadline, stdin)
 
+    def send_payload(self, payload: Payload, deadline: Deadline) -> None:
+        """Unpack the payload in the guest, without starting the worker.
+
+        Raises:
+            InfrastructureError: the payload could not be unpacked.
+            GuestPanic, GuestHang, GuestLost, EmulatorCrash: what happened instead.
+        """
+        with self._explained("sending the payload"):
+            done = self.ssh.run(f"mkdir -p {GUEST_FOLDER} && tar x -C {GUEST_FOLDER}", deadline, payload.data)
+            if done.status:
+                raise InfrastructureError(
+                    f"the guest could not unpack the payload: {done.stderr.decode(errors='replace')}"
+                )
+
     def start_worker(self, payload: Payload, stderr: Path, deadline: Deadline) -> Worker:
         """Send the payload and start the worker.
 
@@ -82,12 +96,8 @@ class Guest:
             GuestPanic, GuestHang, GuestLost, EmulatorCrash: what happened instead.
         """
         started = time.monotonic()
+        self.send_payload(payload, deadline)
         with self._explained("starting the worker"):
-            done = self.ssh.run(f"mkdir -p {GUEST_FOLDER} && tar x -C {GUEST_FOLDER}", deadline, payload.data)
-            if done.status:
-                raise InfrastructureError(
-                    f"the guest could not unpack the payload: {done.stderr.decode(errors='replace')}"
-                )
             self._worker = Worker(self.ssh, self.identity.nonce, stderr, deadline)
         self.stages["worker"] = time.monotonic() - started
         return self._worker

@@ -52,7 +52,7 @@ def open_shell(options: RunOptions, scenario: Path | None, command: str | None, 
     say(f"booting {image.kernel_release} on QEMU {emulation.build.version} ({emulation.accelerator.accelerator})")
     with running_guest(plan, options.boot_timeout, lambda stage: None) as guest:
         deadline = Deadline.after(_OPEN_SECONDS)
-        guest.run(f"mkdir -p {GUEST_FOLDER} && tar x -C {GUEST_FOLDER}", deadline, resources.payload.data)
+        guest.send_payload(resources.payload, deadline)
         devices = ", ".join(f"{device.name} at {device.at}" for device in spec.devices) or "no device"
         say(f"ready: {devices}; usdm is in {GUEST_FOLDER}, the console's log in {folder}; Ctrl-D ends the guest")
         return _attach(guest, command)
