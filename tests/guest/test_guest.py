@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import processes_with
+from conftest import adopt_orphans, adopted, processes_with
 
 from harness.deadline import Deadline
 from harness.errors import BootError, EmulatorCrash, GuestHang, GuestLost, GuestPanic, InfrastructureError
@@ -143,11 +143,13 @@ def test_a_stale_guest_is_refused():
             ControlPort(ours).identify("hello", "ssh-ed25519 AAAA", Deadline.after(5))
 
 
-def test_qemu_does_not_outlive_a_killed_harness(tmp_path):
+@pytest.mark.parametrize("moment", ["launching", "booting"])
+def test_qemu_does_not_outlive_a_killed_harness(tmp_path, moment):
     """kill -9 of the harness in the middle of a run leaves no process and no file in the temporary folders."""
     out = tmp_path / "out"
     scratch = tmp_path / "tmp"
     scratch.mkdir()
+    adopt_orphans()
     harness = subprocess.Popen(
         [sys.executable, "-m", "harness", "run", "scenarios/usdm/plain_memory.yaml", "--out", str(out)],
         env={**os.environ, "TMPDIR": str(scratch)},
@@ -159,12 +161,17 @@ def test_qemu_does_not_outlive_a_killed_harness(tmp_path):
         while not set(processes_with(str(out))) - {harness.pid}:
             assert not give_up.expired, "no QEMU was started"
             assert harness.poll() is None, "the harness ended by itself"
+        while moment == "booting" and not any(log.stat().st_size for log in out.rglob("qmp.log")):
+            assert not give_up.expired, "QEMU said nothing"
+            assert harness.poll() is None, "the harness ended by itself"
     finally:
         harness.kill()
         harness.wait()
+    # What the harness left is a child of this process now. /proc/PID/cmdline would not do: it is empty while the
+    # launcher becomes QEMU.
     give_up = Deadline.after(10)
-    while [pid for pid in processes_with(str(out)) if pid != os.getpid()]:
-        assert not give_up.expired, "QEMU outlived the harness"
+    while orphans := adopted():
+        assert not give_up.expired, f"QEMU outlived the harness: {orphans}"
     assert list(scratch.iterdir()) == []
 
 
