@@ -41,6 +41,11 @@ def cache_dir() -> Path:
     return Path(platformdirs.user_cache_dir(_APP))
 
 
+def state_dir() -> Path:
+    """What is kept from run to run and may be deleted (``XDG_STATE_HOME``); may not exist yet."""
+    return Path(platformdirs.user_state_dir(_APP))
+
+
 def runs_dir() -> Path:
-    """Where run folders go without ``--out`` (``XDG_STATE_HOME``); may not exist yet."""
-    return Path(platformdirs.user_state_dir(_APP)) / "runs"
+    """Where run folders go without ``--out``; may not exist yet."""
+    return state_dir() / "runs"

@@ -17,7 +17,7 @@ from harness.image.recipe import load_recipe, recipe_names
 from harness.machine.accel import decide
 from harness.machine.builds import BUILDS, DEFAULT, list_builds
 from harness.paths import cache_dir
-from harness.run.schedule import available_memory, default_jobs
+from harness.run.jobs import available_memory, default_jobs
 
 _PROGRAMS = {"apt-get": "apt", "apt-config": "apt", "dpkg-deb": "dpkg", "gpgv": "gpgv", "setpriv": "util-linux"}
 _PYTHON = (3, 11)

@@ -18,11 +18,10 @@ from harness.report.json_report import write_cell, write_run
 from harness.results import CellResult, Progress, RunResult
 from harness.run.cell import run_cell
 from harness.run.cells import Cell, expand
+from harness.run.jobs import available_memory, default_jobs
 from harness.run.options import RunOptions
 from harness.run.resources import Resources, prepare
 
-# What one guest takes at its peak, QEMU included (512 MB of guest memory are touched only in part).
-_GUEST_BYTES = 700 << 20
 _KEPT_RUNS = 20
 
 
@@ -115,20 +114,6 @@ def _run_all(
             if not isinstance(error, KeyboardInterrupt):
                 raise
     return results, stopping.is_set()
-
-
-def default_jobs() -> int:
-    """Guests at once: one per core, as many as fit into the memory that is available."""
-    cores = len(os.sched_getaffinity(0))
-    return max(1, min(cores, available_memory() // _GUEST_BYTES))
-
-
-def available_memory() -> int:
-    """Bytes that new processes can have, as the kernel estimates them."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def host_facts() -> dict[str, str]:
