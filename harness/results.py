@@ -180,6 +180,8 @@ class CellResult(Record):
         hint: what to do about it, or None.
         seconds: wall time of the cell.
         stages: stage name (``boot``, ``connect``, ``steps``, ...) to seconds.
+        start: ``clone`` of a template or ``boot``; empty when no guest was started.
+        start_reason: why it was booted, or the template's key.
         folder: the run folder of the cell, or empty when there is none.
         rerun: a command line that runs exactly this cell again.
         console_tail: the console's last lines, for errors.
@@ -195,6 +197,8 @@ class CellResult(Record):
     hint: str | None = None
     seconds: float = 0.0
     stages: dict[str, float] = Field(default_factory=dict)
+    start: Literal["clone", "boot", ""] = ""
+    start_reason: str = ""
     folder: str = ""
     rerun: str = ""
     versions: Versions | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from harness.agent.outcome import StepError
 from usdm.vfio import full_bdf
 
 SYSFS_PCI = "/sys/bus/pci"
@@ -25,6 +26,29 @@ def driver_of(address: str, sysfs: str = SYSFS_PCI) -> str | None:
         return os.readlink(f"{sysfs}/devices/{full_bdf(address)}/driver").rpartition("/")[2]  # noqa: PTH115
     except OSError:
         return None
+
+
+def scan(address: str, sysfs: str = SYSFS_PCI) -> None:
+    """See that a function is there, also one that was plugged in a moment ago.
+
+    The kernel's own hotplug handler may not have begun, or may have made the function's folder but not yet given it its
+    memory. A scan takes the lock that the handler holds, so when the write returns the function is whole.
+
+    Args:
+        address: The function, e.g. `02:00.0`.
+        sysfs: Where the bus is; another folder in tests.
+
+    Raises:
+        StepError: There is no such function.
+    """
+    name = full_bdf(address)
+    bus = name.rpartition(":")[0]
+    try:
+        _write(f"{sysfs}/../../class/pci_bus/{bus}/rescan", "1")
+    except FileNotFoundError:
+        raise StepError(f"the guest has no PCI bus {bus}") from None
+    if not os.access(f"{sysfs}/devices/{name}", os.F_OK):
+        raise StepError(f"the guest has no PCI function {name}")
 
 
 def bind(address: str, sysfs: str = SYSFS_PCI) -> None:

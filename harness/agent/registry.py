@@ -20,7 +20,7 @@ MODULES = {
     "steps_memory": ("buffer", "release", "fill", "check", "compare"),
     "steps_dma": ("dma_read", "dma_write", "container_map", "container_unmap"),
     "steps_fork": ("fork",),
-    "requests": ("_setup", "_kernel_log_start", "_kernel_log"),
+    "requests": ("_begin", "_end"),
 }
 """Modules of this package, each with a `STEPS`, and the kinds in it; `_` begins requests of the harness itself."""
 
@@ -28,6 +28,11 @@ _MODULE_OF = {kind: module for module, kinds in MODULES.items() for kind in kind
 
 KINDS = tuple(kind for kind in _MODULE_OF if not kind.startswith("_"))
 """The kinds of steps that a scenario can use."""
+
+
+def kinds_of_all() -> tuple[str, ...]:
+    """Return every kind, those of the harness itself included."""
+    return tuple(_MODULE_OF)
 
 
 def find(kind: str) -> Step:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import sys
+
+from harness.agent import pci
 from harness.agent.kernel_log import KernelLog
-from harness.agent.outcome import Outcome
+from harness.agent.outcome import Outcome, StepError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,28 +17,40 @@ if TYPE_CHECKING:
     from harness.agent.context import Context
     from harness.agent.registry import Step
 
-
-def _log(context: Context) -> KernelLog:
-    if context.kernel_log is None:
-        context.kernel_log = KernelLog.open()
-    return context.kernel_log
+_STDERR_BYTES = 64 * 1024
 
 
-def setup(context: Context, args: dict[str, Any]) -> Outcome:
-    """Note the addresses of the devices: `{"devices": {"edu0": "02:00.0"}}`."""
+def begin(context: Context, args: dict[str, Any]) -> Outcome:
+    """Take in the devices, `{"devices": {"edu0": "02:00.0"}}`, see that they are there, and mark the kernel's log.
+
+    A device may have been plugged in a moment ago.
+    """
     context.addresses.update(args["devices"])
+    for address in args["devices"].values():
+        pci.scan(address)
+    context.kernel_log = KernelLog.open()
+    context.log_start = context.kernel_log.mark()
     return Outcome()
 
 
-def kernel_log_start(context: Context, _args: dict[str, Any]) -> Outcome:
-    """Mark the place in the kernel's log where the steps begin; values: marker."""
-    context.log_start = _log(context).mark()
-    return Outcome(values={"marker": context.log_start})
+def end(context: Context, _args: dict[str, Any]) -> Outcome:
+    """Give what only the guest knows; values: kernel_log (the lines since `_begin`), stderr (this process's own)."""
+    if context.kernel_log is None:
+        raise StepError("_end without _begin")
+    sys.stderr.flush()
+    return Outcome(values={"kernel_log": context.kernel_log.since(context.log_start), "stderr": _stderr()})
 
 
-def kernel_log(context: Context, args: dict[str, Any]) -> Outcome:
-    """Give the kernel's log after a mark, by default that of `_kernel_log_start`; values: lines."""
-    return Outcome(values={"lines": _log(context).since(args.get("since") or context.log_start)})
+def _stderr() -> str:
+    """Return the end of what this process has written to its standard error, where that is a file."""
+    status = os.fstat(2)
+    if not stat.S_ISREG(status.st_mode) or not status.st_size:
+        return ""
+    fd = os.open("/proc/self/fd/2", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(fd, _STDERR_BYTES, max(0, status.st_size - _STDERR_BYTES)).decode("utf-8", "replace")
+    finally:
+        os.close(fd)
 
 
-STEPS: dict[str, Step] = {"_setup": setup, "_kernel_log_start": kernel_log_start, "_kernel_log": kernel_log}
+STEPS: dict[str, Step] = {"_begin": begin, "_end": end}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import secrets
 import socket
 import time
@@ -12,6 +13,7 @@ from harness.errors import HarnessError, InfrastructureError
 
 _ENTROPY_BYTES = 32
 _MAX_LINE = 64 * 1024
+_WRITE_SECONDS = 5.0
 
 
 class PortClosedError(HarnessError):
@@ -24,13 +26,52 @@ class Identity:
 
     Args:
         nonce: 32 hex digits, made for this guest; it must come back.
-        host_key: the guest's SSH host key as it told it: ``ssh-ed25519 BASE64``.
+        host_key: the host key that its SSH server must show: ``ssh-ed25519 BASE64``.
         hello: the guest's first line without its first word: kernel release and uptime in seconds.
     """
 
     nonce: str
     host_key: str
     hello: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostKey:
+    """The key pair of a guest's SSH server, made on the host.
+
+    Args:
+        public: ``ssh-ed25519 BASE64``.
+        secret: the private key in dropbear's file format, base64.
+    """
+
+    public: str
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEnd:
+    """How the worker ended.
+
+    Args:
+        status: its exit status, negative for a signal.
+        stderr: the end of what it wrote to standard error.
+    """
+
+    status: int
+    stderr: str
+
+    @property
+    def message(self) -> str:
+        """One line for people."""
+        last = f": {self.stderr.splitlines()[-1]}" if self.stderr.strip() else ""
+        how = f"by signal {-self.status}" if self.status < 0 else f"with exit status {self.status}"
+        return f"the worker in the guest ended {how}{last}"
+
+
+def _worker_end(line: str) -> WorkerEnd:
+    words = line.split(" ")
+    stderr = base64.b64decode(words[3]) if len(words) > 3 else b""
+    return WorkerEnd(int(words[2]), stderr.decode("utf-8", errors="replace"))
 
 
 class ControlPort:
@@ -71,11 +112,17 @@ class ControlPort:
         """Send one line.
 
         Raises:
+            TimeoutError: the guest does not take it.
             PortClosedError: QEMU has ended.
         """
+        self._write(text.encode() + b"\n", Deadline.after(_WRITE_SECONDS))
+
+    def _write(self, data: bytes, deadline: Deadline) -> None:
         try:
-            self._sock.settimeout(5.0)
-            self._sock.sendall(text.encode() + b"\n")
+            self._sock.settimeout(max(deadline.remaining, 0.001))
+            self._sock.sendall(data)
+        except TimeoutError:
+            raise
         except OSError as error:
             raise PortClosedError("the control port was closed") from error
 
@@ -90,11 +137,59 @@ class ControlPort:
             if word == "hello":
                 return rest
 
-    def identify(self, hello: str, public_key: str, deadline: Deadline) -> Identity:
-        """Give the guest its nonce, clock, entropy and SSH key, and wait until it is ready.
+    def send_payload(self, payload: bytes, deadline: Deadline) -> None:
+        """Send the payload and wait until the guest's side of the harness runs.
+
+        Args:
+            payload: a tar archive.
+            deadline: until when it must run.
+
+        Raises:
+            InfrastructureError: the guest's side says why it does not run.
+            TimeoutError, PortClosedError: as :meth:`read_line`.
+        """
+        self.write_line(f"payload {len(payload)}")
+        self._write(payload, deadline)
+        self._expect("up", deadline)
+
+    def prepare(self, deadline: Deadline) -> None:
+        """Wait until the worker has loaded all its modules and waits for its client.
+
+        Raises:
+            InfrastructureError: the worker ended instead; the message has what it said last.
+            TimeoutError, PortClosedError: as :meth:`read_line`.
+        """
+        self.write_line("prepare")
+        self._expect("prepared", deadline)
+
+    def worker_end(self, deadline: Deadline) -> WorkerEnd | None:
+        """How the worker ended; None when it runs.
+
+        Raises:
+            TimeoutError, PortClosedError: as :meth:`read_line`.
+        """
+        self.write_line("worker")
+        while True:
+            line = self.read_line(deadline)
+            if line == "worker running":
+                return None
+            if line.startswith("worker ended "):
+                return _worker_end(line)
+
+    def _expect(self, word: str, deadline: Deadline) -> None:
+        while (line := self.read_line(deadline)) != word:
+            if line.startswith("failed "):
+                raise InfrastructureError(line.removeprefix("failed "))
+            if line.startswith("worker ended "):
+                end = _worker_end(line)
+                raise InfrastructureError(end.message, context={"worker": end.stderr})
+
+    def identify(self, hello: str, host_key: HostKey, public_key: str, deadline: Deadline) -> Identity:
+        """Make the guest this run's guest: nonce, clock, entropy and SSH keys; wait until it is ready.
 
         Args:
             hello: what :meth:`wait_hello` gave.
+            host_key: the key pair that its SSH server shall have.
             public_key: ``ssh-ed25519 BASE64`` of the key that may log in.
             deadline: until when it must be ready.
 
@@ -104,14 +199,14 @@ class ControlPort:
         """
         nonce = secrets.token_hex(16)
         entropy = secrets.token_hex(_ENTROPY_BYTES)
-        self.write_line(f"identity {nonce} {int(time.time())} {entropy} {public_key}")
+        self.write_line(f"identity {nonce} {time.time():.6f} {entropy} {host_key.secret} {public_key}")
         while True:
-            words = self.read_line(deadline).split(" ", 2)
+            words = self.read_line(deadline).split(" ", 1)
             if words[0] != "ready":
                 continue
-            if len(words) != 3 or words[1] != nonce:
+            if words[1:] != [nonce]:
                 raise InfrastructureError("a guest answered that does not know this run's nonce")
-            return Identity(nonce=nonce, host_key=words[2], hello=hello)
+            return Identity(nonce=nonce, host_key=host_key.public, hello=hello)
 
     def ping(self, deadline: Deadline) -> bool:
         """True when the guest answers before the deadline, False when it does not.
@@ -120,8 +215,8 @@ class ControlPort:
             PortClosedError: QEMU has ended.
         """
         token = secrets.token_hex(4)
-        self.write_line(f"ping {token}")
         try:
+            self.write_line(f"ping {token}")
             while self.read_line(deadline) != f"pong {token}":
                 pass
         except TimeoutError:

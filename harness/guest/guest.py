@@ -1,4 +1,4 @@
-"""A guest from start to end: booted, identified, logged in to, its worker running, and every failure explained."""
+"""A guest from start to end: booted or cloned, identified, logged in to, its worker running, and every failure explained."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from typing import Any
 from harness.deadline import Deadline
 from harness.errors import GuestLost, HarnessError, InfrastructureError
 from harness.guest.control import ControlPort, Identity, PortClosedError
-from harness.guest.payload import GUEST_FOLDER, Payload
-from harness.guest.ssh import CommandResult, SshConnection, make_key, public_line
-from harness.guest.triage import Phase, diagnose
-from harness.guest.worker import Worker
+from harness.guest.payload import Payload
+from harness.guest.ssh import CommandResult, SshConnection, make_host_key, make_key, public_line
+from harness.guest.triage import Phase, diagnose, explained_boot
+from harness.guest.worker import Worker, WorkerLostError
 from harness.machine.argv import Boot
 from harness.machine.builds import QemuBuild
 from harness.machine.emulator import Emulator
 from harness.machine.probe import Capabilities
+from harness.machine.snapshot import restore
 from harness.machine.spec import MachineSpec
+from harness.machine.template import Template
+
+_WORKER_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ class GuestPlan:
         accelerator: ``tcg`` or ``kvm``.
         payload: what is sent into it.
         folder: an existing, empty run folder.
+        template: the frozen guest that it is cloned from; None to boot it.
     """
 
     spec: MachineSpec
@@ -44,6 +49,7 @@ class GuestPlan:
     accelerator: str
     payload: Payload
     folder: Path
+    template: Template | None = None
 
 
 @dataclass(slots=True)
@@ -55,7 +61,7 @@ class Guest:
         control: its control port.
         identity: nonce and host key.
         ssh: the connection.
-        stages: seconds of ``start``, ``boot``, ``connect``, ``worker``.
+        stages: seconds of ``start``, ``boot`` or ``restore``, ``identity``, ``connect``, ``worker``.
     """
 
     emulator: Emulator
@@ -74,31 +80,16 @@ class Guest:
         with self._explained(f"running '{command[:60]}'"):
             return self.ssh.run(command, deadline, stdin)
 
-    def send_payload(self, payload: Payload, deadline: Deadline) -> None:
-        """Unpack the payload in the guest, without starting the worker.
+    def start_worker(self, deadline: Deadline) -> Worker:
+        """Connect to the worker.
 
         Raises:
-            InfrastructureError: the payload could not be unpacked.
-            GuestPanic, GuestHang, GuestLost, EmulatorCrash: what happened instead.
-        """
-        with self._explained("sending the payload"):
-            done = self.ssh.run(f"mkdir -p {GUEST_FOLDER} && tar x -C {GUEST_FOLDER}", deadline, payload.data)
-            if done.status:
-                raise InfrastructureError(
-                    f"the guest could not unpack the payload: {done.stderr.decode(errors='replace')}"
-                )
-
-    def start_worker(self, payload: Payload, stderr: Path, deadline: Deadline) -> Worker:
-        """Send the payload and start the worker.
-
-        Raises:
-            InfrastructureError: the payload could not be unpacked or the worker did not start.
+            InfrastructureError: another guest's worker answered.
             GuestPanic, GuestHang, GuestLost, EmulatorCrash: what happened instead.
         """
         started = time.monotonic()
-        self.send_payload(payload, deadline)
-        with self._explained("starting the worker"):
-            self._worker = Worker(self.ssh, self.identity.nonce, stderr, deadline)
+        with self._explained("connecting to the worker"):
+            self._worker = Worker(self.ssh, self.identity.nonce, deadline)
         self.stages["worker"] = time.monotonic() - started
         return self._worker
 
@@ -123,16 +114,40 @@ class Guest:
     def _explained(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except (TimeoutError, PortClosedError, GuestLost) as error:
+        except (TimeoutError, PortClosedError, GuestLost) as caught:
+            error = self._worker_end(caught) if isinstance(caught, WorkerLostError) else caught
             found = diagnose(self.emulator, self.control, Phase.READY, doing, error)
             if isinstance(error, HarnessError):
                 found.context = {**error.context, **found.context}
             raise found from error
 
 
+    def _worker_end(self, error: WorkerLostError) -> Exception:
+        """The same with the worker's own end, as far as the guest still tells it."""
+        try:
+            end = self.control.worker_end(Deadline.after(_WORKER_SECONDS))
+        except (TimeoutError, PortClosedError):
+            return error
+        return error if end is None else GuestLost(end.message, context={"worker": end.stderr})
+
+
+def boot(control: ControlPort, payload: Payload, deadline: Deadline, doing: Callable[[str], None]) -> str:
+    """Take a guest from its first instruction to where it waits to be anybody's; gives the rest of its ``hello``.
+
+    Raises:
+        InfrastructureError: the payload does not run.
+        TimeoutError, PortClosedError: see :class:`ControlPort`.
+    """
+    doing("booting the kernel and its user land")
+    hello = control.wait_hello(deadline)
+    doing("starting the guest's side of the harness")
+    control.send_payload(payload.data, deadline)
+    return hello
+
+
 @contextlib.contextmanager
 def running_guest(plan: GuestPlan, boot_seconds: float, stage: Callable[[str], None]) -> Iterator[Guest]:
-    """Start a guest, and end it with the block whatever happens.
+    """Clone or boot a guest, and end it with the block whatever happens.
 
     Args:
         plan: what it is started from.
@@ -144,38 +159,62 @@ def running_guest(plan: GuestPlan, boot_seconds: float, stage: Callable[[str], N
         BootError, GuestPanic, EmulatorCrash: it did not come up.
     """
     deadline = Deadline.after(boot_seconds)
-    stages: dict[str, float] = {}
-    started = time.monotonic()
-    stage("start")
+    watch = _Watch(stage)
+    template = plan.template
+    watch.enter("start")
     emulator = Emulator.start(
-        plan.spec,
+        plan.spec.bare if template else plan.spec,
         plan.boot,
         plan.build,
         plan.capabilities,
         plan.accelerator,
         plan.folder,
         deadline,
+        ram=template.ram if template else None,
+        incoming=template is not None,
     )
     ssh: SshConnection | None = None
     try:
         control = ControlPort(emulator.control)
-        stages["start"] = time.monotonic() - started
-        doing = "booting the kernel and its user land"
-        try:
-            stage("boot")
-            hello = control.wait_hello(deadline)
-            doing = "making its SSH key and server ready"
+        with explained_boot(emulator, control) as doing:
+            if template:
+                watch.enter("restore")
+                doing("loading its template")
+                restore(emulator, plan.capabilities, template.method, template.state, plan.spec.devices, deadline)
+                hello = template.hello
+            else:
+                watch.enter("boot")
+                hello = boot(control, plan.payload, deadline, doing)
+            watch.enter("identity")
+            doing("taking on its identity")
             key = make_key()
-            identity = control.identify(hello, public_line(key), deadline)
-            stages["boot"] = time.monotonic() - started
-            stage("connect")
-            doing = "logging in over SSH"
+            identity = control.identify(hello, make_host_key(), public_line(key), deadline)
+            watch.enter("connect")
+            doing("logging in over SSH")
             ssh = SshConnection(emulator.ssh, key, identity.host_key, deadline)
-        except (TimeoutError, PortClosedError, GuestLost) as error:
-            raise diagnose(emulator, control, Phase.BOOTING, doing, error) from error
-        stages["connect"] = time.monotonic() - started - stages["boot"]
-        yield Guest(emulator, control, identity, ssh, stages)
+        watch.leave()
+        yield Guest(emulator, control, identity, ssh, watch.seconds)
     finally:
         if ssh is not None:
             ssh.close()
         emulator.stop()
+
+
+class _Watch:
+    """Takes the time of each stage, and tells its name when it begins."""
+
+    def __init__(self, stage: Callable[[str], None]) -> None:
+        self._stage = stage
+        self._name = ""
+        self._began = 0.0
+        self.seconds: dict[str, float] = {}
+
+    def enter(self, name: str) -> None:
+        self.leave()
+        self._stage(name)
+        self._name, self._began = name, time.monotonic()
+
+    def leave(self) -> None:
+        if self._name:
+            self.seconds[self._name] = time.monotonic() - self._began
+        self._name = ""

@@ -11,15 +11,17 @@ import io
 import logging
 import select
 import socket
+import struct
 import time
 from dataclasses import dataclass
 
 import paramiko
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from harness.deadline import Deadline
 from harness.errors import GuestLost, InfrastructureError
+from harness.guest.control import HostKey
 
 _CHUNK = 32 * 1024
 # How often a full window is tried again, and the longest wait for a stream that says nothing.
@@ -54,6 +56,21 @@ def make_key() -> paramiko.Ed25519Key:
     """A fresh Ed25519 key pair that never touches a disk."""
     private = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     return paramiko.Ed25519Key.from_private_key(io.StringIO(private.decode("ascii")))
+
+
+def make_host_key() -> HostKey:
+    """A fresh Ed25519 key pair for a guest's SSH server."""
+    private = Ed25519PrivateKey.generate()
+    seed = private.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
+    public = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    name = b"ssh-ed25519"
+    head = struct.pack(">I", len(name)) + name
+    # dropbear's file: the name as an SSH string, then one number, the length of both keys, and the two.
+    secret = head + struct.pack(">I", len(seed) + len(public)) + seed + public
+    shown = head + struct.pack(">I", len(public)) + public
+    return HostKey(
+        public=f"{name.decode()} {base64.b64encode(shown).decode()}", secret=base64.b64encode(secret).decode()
+    )
 
 
 def public_line(key: paramiko.PKey) -> str:
@@ -121,8 +138,21 @@ class SshConnection:
             TimeoutError: the guest did not answer before the deadline.
             GuestLost: the connection is gone.
         """
+        return self._open("session", None, deadline)
+
+    def connect(self, port: int, deadline: Deadline) -> paramiko.Channel:
+        """A connection to a TCP port on the guest's own loopback.
+
+        Raises:
+            TimeoutError: the guest did not answer before the deadline.
+            GuestLost: nobody listens there, or the connection is gone.
+        """
+        return self._open("direct-tcpip", ("127.0.0.1", port), deadline)
+
+    def _open(self, kind: str, target: tuple[str, int] | None, deadline: Deadline) -> paramiko.Channel:
+        origin = ("127.0.0.1", 0) if target else None
         try:
-            return self._transport.open_session(timeout=max(deadline.remaining, 0.1))
+            return self._transport.open_channel(kind, target, origin, timeout=max(deadline.remaining, 0.1))
         except (paramiko.SSHException, OSError, EOFError) as error:
             if self.alive and deadline.expired:
                 raise TimeoutError("the guest did not open an SSH channel in time") from error

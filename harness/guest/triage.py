@@ -7,6 +7,7 @@ first asked whether its guest panicked; only then is it a crash of its own.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator
 from enum import Enum, auto
 
 from harness.deadline import Deadline
@@ -25,6 +26,19 @@ _DEATH_SECONDS = 3.0
 _PING_SECONDS = 3.0
 _PANIC_LINES = 40
 _PANIC_TEXT = ("Kernel panic - not syncing",)
+
+
+@contextlib.contextmanager
+def explained_boot(emulator: Emulator, control: ControlPort) -> Iterator[Callable[[str], None]]:
+    """Give the errors of a guest that comes up their explanation.
+
+    Gives a function that is told what is being waited for, e.g. ``booting the kernel``.
+    """
+    doing = ["starting"]
+    try:
+        yield lambda what: doing.__setitem__(0, what)
+    except (TimeoutError, PortClosedError, GuestLost) as error:
+        raise diagnose(emulator, control, Phase.BOOTING, doing[0], error) from error
 
 
 class Phase(Enum):

@@ -131,21 +131,15 @@ def prune_images(keep: int, say: Say = print) -> list[str]:
 
     Gives the keys that were removed.
     """
-    kept: dict[str, int] = {}
-    removed = []
-    for entry in cache.entries(_KIND):
+
+    def recipe(entry: Entry) -> str | None:
         name = str(entry.facts["name"])
         try:
-            current = entry.facts.get("recipe") == _recipe_key(load_recipe(name))
+            return name if entry.facts.get("recipe") == _recipe_key(load_recipe(name)) else None
         except ConfigurationError:
-            current = False
-        if current and kept.get(name, 0) < keep:
-            kept[name] = kept.get(name, 0) + 1
-            continue
-        cache.remove(entry)
-        say(f"removed {name} {entry.key[:12]}")
-        removed.append(entry.key)
-    return removed
+            return None
+
+    return cache.prune(_KIND, recipe, keep, say)
 
 
 def _kernel_packages(packages: apt.Apt, recipe: Recipe) -> list[str]:

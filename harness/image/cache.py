@@ -73,16 +73,16 @@ def find(kind: str, key: str, *, trust_stamps: bool = False) -> Entry | None:
         DamagedEntryError: the entry is there, but a file is missing or differs; it is set aside first.
     """
     entry = _read(_folder(kind, key))
-    if entry is None or _verify(entry, trust_stamps=trust_stamps) is None:
+    if entry is None or _verify(entry, key, trust_stamps=trust_stamps) is None:
         return entry
     try:
         with _lock(kind, key):
             # Another process may have found the same and made the entry anew meanwhile.
             entry = _read(_folder(kind, key))
-            problem = None if entry is None else _verify(entry, trust_stamps=trust_stamps)
+            problem = None if entry is None else _verify(entry, key, trust_stamps=trust_stamps)
             if entry is None or problem is None:
                 return entry
-            _discard(entry.folder)
+            _discard(_folder(kind, key))
     except OSError as error:
         raise disk_error(error) from error
     raise DamagedEntryError(
@@ -131,6 +131,20 @@ def disk_error(error: OSError) -> InfrastructureError:
     return InfrastructureError(f"the cache {cache_dir()} cannot be used: {error}")
 
 
+def mark_used(entry: Entry) -> None:
+    """Note that an entry is being used now, for :func:`last_used`."""
+    with contextlib.suppress(OSError):  # a cache that cannot be written can still be used
+        os.utime(entry.folder / _MANIFEST)
+
+
+def last_used(entry: Entry) -> float:
+    """When an entry was made or last marked as used, in seconds since 1970; 0 when it is gone."""
+    try:
+        return (entry.folder / _MANIFEST).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def remove(entry: Entry) -> None:
     """Delete an entry.
 
@@ -142,6 +156,31 @@ def remove(entry: Entry) -> None:
             _discard(entry.folder)
     except OSError as error:
         raise disk_error(error) from error
+
+
+def prune(kind: str, group: Callable[[Entry], str | None], keep: int, say: Say) -> list[str]:
+    """Remove the entries that belong to no group, and all but the newest ``keep`` of each; gives the removed keys.
+
+    Args:
+        kind: the entries' kind.
+        group: gives an entry's group, also its name in messages, or None for one that is of no use any more.
+        keep: how many of each group stay.
+        say: told what was removed.
+
+    Raises:
+        InfrastructureError: the cache cannot be written.
+    """
+    kept: dict[str, int] = {}
+    removed = []
+    for entry in entries(kind):
+        name = group(entry)
+        if name is not None and kept.get(name, 0) < keep:
+            kept[name] = kept.get(name, 0) + 1
+            continue
+        remove(entry)
+        say(f"removed {kind} {entry.facts.get('name', '')} {entry.key[:12]}".replace("  ", " "))
+        removed.append(entry.key)
+    return removed
 
 
 def remove_tree(folder: Path) -> None:
@@ -269,8 +308,10 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _verify(entry: Entry, *, trust_stamps: bool) -> str | None:
+def _verify(entry: Entry, key: str, *, trust_stamps: bool) -> str | None:
     """What is wrong with an entry, or None."""
+    if entry.key != key:
+        return f"it was made as {entry.key[:12]}"
     manifest = json.loads((entry.folder / _MANIFEST).read_text(encoding="utf-8"))
     wanted: dict[str, str] = manifest["files"]
     stamps = _load_stamps(entry.folder) if trust_stamps else {}

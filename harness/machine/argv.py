@@ -17,9 +17,11 @@ from harness.machine.spec import DeviceSpec, MachineSpec
 
 CONTROL_PORT = "org.usdm-harness.control"
 SSH_PORT = "org.usdm-harness.ssh"
-# QEMU names the port so in its events.
+# QEMU names the ports so in its events.
+CONTROL_DEVICE = "controlport"
 SSH_DEVICE = "sshport"
 
+RAM_OBJECT = "ram0"
 _FIRST_PORT_SLOT = 0x10
 _MAX_PORTS = 8
 # edu's default mask of 28 bits folds larger IOVAs silently into the first 256 MiB.
@@ -33,10 +35,25 @@ class Boot:
     Args:
         kernel: an ELF vmlinux (PVH) or a bzImage.
         initrd: the initramfs.
+        key: hash of the image that both belong to.
     """
 
     kernel: Path
     initrd: Path
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ram:
+    """Guest memory that lies in a file.
+
+    Args:
+        file: the file, as large as the guest's memory.
+        private: copy-on-write: the file is read, and what the guest writes stays in the process.
+    """
+
+    file: Path
+    private: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +91,15 @@ def device_properties(device: DeviceSpec) -> dict[str, object]:
 
 
 def _topology(spec: MachineSpec) -> list[str]:
-    """Root ports up to the highest bus in use, and the devices under test."""
-    buses = [device.bdf[0] for device in spec.devices]
-    highest = max(buses, default=0)
-    if highest > _MAX_PORTS:
+    """The root ports, and the devices under test."""
+    highest = max((device.bdf[0] for device in spec.devices), default=0)
+    if not highest <= spec.buses <= _MAX_PORTS:
         raise ConfigurationError(
-            f"bus {highest:02x} is out of reach: a machine has root ports for the buses 01 to {_MAX_PORTS:02x}"
+            f"bus {max(highest, spec.buses):02x} is out of reach: a machine has root ports for at most the buses 01 to "
+            f"{_MAX_PORTS:02x}, and this one has {spec.buses}"
         )
     arguments: list[str] = []
-    for bus in range(1, highest + 1):
+    for bus in range(1, spec.buses + 1):
         port = {
             "driver": "pcie-root-port",
             "id": f"port{bus}",
@@ -125,6 +142,8 @@ def build_argv(
     accelerator: str,
     sandbox: bool,
     properties: Mapping[str, frozenset[str]],
+    ram: Ram | None = None,
+    incoming: bool = False,
 ) -> list[str]:
     """QEMU's arguments, without the program itself.
 
@@ -136,6 +155,8 @@ def build_argv(
         accelerator: ``tcg`` or ``kvm``.
         sandbox: whether the build has ``-sandbox``.
         properties: device name to the names of its properties, as probed on this build.
+        ram: guest memory in a file; None for anonymous memory.
+        incoming: start stopped, and wait for a state to be loaded.
 
     Raises:
         ConfigurationError: a bus out of reach, or a property that the build does not have.
@@ -145,6 +166,11 @@ def build_argv(
         ",kernel-irqchip=split" if accelerator == "kvm" else ""
     )
     argv = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-name", "usdm-harness"]
+    if ram is not None:
+        share = "off" if ram.private else "on"
+        where = str(ram.file).replace(",", ",,")
+        argv += ["-object", f"memory-backend-file,id={RAM_OBJECT},size={spec.memory},mem-path={where},share={share}"]
+        machine += f",memory-backend={RAM_OBJECT}"
     argv += ["-machine", machine, "-accel", accelerator, "-cpu", "host" if accelerator == "kvm" else "max"]
     argv += ["-m", f"{spec.memory >> 20}M", "-smp", str(spec.cpus)]
     if sandbox:
@@ -154,13 +180,15 @@ def build_argv(
     argv += ["-chardev", f"socket,id=qmp,fd={wiring.qmp}", "-mon", "chardev=qmp,mode=control"]
     argv += ["-chardev", f"socket,id=control,fd={wiring.control}", "-chardev", f"socket,id=ssh,fd={wiring.ssh}"]
     argv += ["-device", "virtio-serial-pci,bus=pcie.0,addr=1d.0"]
-    argv += ["-device", f"virtserialport,chardev=control,name={CONTROL_PORT},nr=1"]
+    argv += ["-device", f"virtserialport,id={CONTROL_DEVICE},chardev=control,name={CONTROL_PORT},nr=1"]
     argv += ["-device", f"virtserialport,id={SSH_DEVICE},chardev=ssh,name={SSH_PORT},nr=2"]
     argv += ["-device", "pvpanic-pci,bus=pcie.0,addr=1e.0"]
     argv += _topology(spec)
     # A comma inside an option's value is written twice.
     argv += ["-chardev", f"file,id=console,path={str(wiring.console).replace(',', ',,')}", "-serial", "chardev:console"]
     argv += ["-D", str(wiring.log), "-d", "guest_errors", "-trace", "vtd_dmar_fault", "-msg", "timestamp=on"]
+    if incoming:
+        argv += ["-S", "-incoming", "defer"]
     argv += ["-kernel", str(boot.kernel), "-initrd", str(boot.initrd), "-append", kernel_command_line(spec)]
     return argv
 

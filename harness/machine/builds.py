@@ -163,18 +163,12 @@ def prune_builds(keep: int, say: Say = print) -> list[str]:
     Raises:
         InfrastructureError: the cache cannot be written.
     """
-    kept: dict[str, int] = {}
-    removed = []
-    for entry in cache.entries(_KIND):
+
+    def known(entry: Entry) -> str | None:
         name = str(entry.facts.get("name"))
-        current = name in SOURCES and entry.facts.get("recipe") == _recipe_key(name, SOURCES[name])
-        if current and kept.get(name, 0) < keep:
-            kept[name] = kept.get(name, 0) + 1
-            continue
-        cache.remove(entry)
-        say(f"removed QEMU {name} {entry.key[:12]}")
-        removed.append(entry.key)
-    return removed
+        return name if name in SOURCES and entry.facts.get("recipe") == _recipe_key(name, SOURCES[name]) else None
+
+    return cache.prune(_KIND, known, keep, say)
 
 
 def _source(name: str) -> Source:

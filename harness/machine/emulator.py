@@ -7,20 +7,22 @@ import contextlib
 import os
 import socket
 import threading
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.deadline import Deadline
 from harness.errors import EmulatorCrash, InfrastructureError
 from harness.machine import loop
-from harness.machine.argv import SSH_DEVICE, Boot, Wiring, build_argv, pasteable
+from harness.machine.argv import CONTROL_DEVICE, SSH_DEVICE, Boot, Ram, Wiring, build_argv, pasteable
 from harness.machine.builds import QemuBuild
 from harness.machine.launcher import guarded
 from harness.machine.probe import Capabilities
 from harness.machine.qmp import Qmp, QmpLog
 from harness.machine.spec import MachineSpec
 
+_T = TypeVar("_T")
 _QUIT_SECONDS = 3.0
 _START_SECONDS = 20.0
 _TAIL_LINES = 20
@@ -78,6 +80,7 @@ class Emulator:
     ) -> None:
         self._process = process
         self._asked = False
+        self._opened: set[str] = set()
         self.qmp = qmp
         self.files = files
         self.control = control
@@ -96,6 +99,9 @@ class Emulator:
         accelerator: str,
         folder: Path,
         deadline: Deadline,
+        *,
+        ram: Ram | None = None,
+        incoming: bool = False,
     ) -> Emulator:
         """Start QEMU on a machine and connect to its monitor.
 
@@ -107,6 +113,8 @@ class Emulator:
             accelerator: ``tcg`` or ``kvm``.
             folder: an existing folder for console, trace, QMP log and command line.
             deadline: until when the monitor must answer.
+            ram: guest memory in a file; None for anonymous memory.
+            incoming: start stopped, to load a frozen state (``harness.machine.snapshot``).
 
         Raises:
             InfrastructureError: QEMU did not start; the message has what it printed.
@@ -131,6 +139,8 @@ class Emulator:
                 accelerator=accelerator,
                 sandbox=capabilities.sandbox,
                 properties=capabilities.properties,
+                ram=ram,
+                incoming=incoming,
             )
             argv = [*build.argv_prefix, *arguments]
             files.script.write_text(pasteable(argv, build.env), encoding="utf-8")
@@ -169,11 +179,20 @@ class Emulator:
         )
 
     def _on_event(self, event: dict[str, Any]) -> None:
-        """End the SSH stream when the guest closes its port: a serial port has no end of file of its own."""
+        """End a stream when the guest closes its port: a serial port has no end of file of its own.
+
+        A clone begins with ``open: false`` for a port that was not open when its template was frozen.
+        """
+        if event["event"] != "VSERPORT_CHANGE":
+            return
         data = event.get("data", {})
-        if event["event"] == "VSERPORT_CHANGE" and data.get("id") == SSH_DEVICE and data.get("open") is False:
+        port, is_open = str(data.get("id")), bool(data.get("open"))
+        sock = {CONTROL_DEVICE: self.control, SSH_DEVICE: self.ssh}.get(port)
+        if is_open:
+            self._opened.add(port)
+        elif sock is not None and port in self._opened:
             with contextlib.suppress(OSError):
-                self.ssh.shutdown(socket.SHUT_RDWR)
+                sock.shutdown(socket.SHUT_RDWR)
 
     @property
     def pid(self) -> int:
@@ -198,6 +217,29 @@ class Emulator:
             TimeoutError: no answer before the deadline.
         """
         return loop.call(self.qmp.execute(command, arguments), deadline)
+
+    def run(self, coroutine: Coroutine[Any, Any, _T], deadline: Deadline) -> _T:
+        """Run a coroutine that talks to QEMU (``self.qmp``) on the loop thread; it ends when QEMU does.
+
+        Raises:
+            InfrastructureError: QEMU refused something, or ended meanwhile.
+            EmulatorCrash: QEMU was ended by a signal.
+            TimeoutError: it was not done before the deadline.
+        """
+        return loop.call(self._unless_ended(coroutine), deadline)
+
+    async def _unless_ended(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        task = asyncio.ensure_future(coroutine)
+        end = asyncio.ensure_future(self._process.wait())
+        try:
+            await asyncio.wait({task, end}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                how = f"QEMU ended: {tail(self.files.stderr).strip() or 'it said nothing'}"
+                raise EmulatorCrash(how) if end.result() < 0 else InfrastructureError(how)
+            return task.result()
+        finally:
+            task.cancel()
+            end.cancel()
 
     def wait(self, deadline: Deadline) -> Exit:
         """Wait for the process to end by itself.

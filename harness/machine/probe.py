@@ -17,7 +17,8 @@ from harness.paths import cache_dir
 
 _SECONDS = 30.0
 _DEVICES = ("intel-iommu", "edu", "pcie-root-port", "pvpanic-pci", "virtio-serial-pci", "virtserialport")
-_FORMAT = 1
+_MIGRATION = "query-migrate-capabilities"
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +29,18 @@ class Capabilities:
         machine_type: the newest versioned q35 machine, e.g. ``pc-q35-11.1``.
         sandbox: the build has ``-sandbox``.
         properties: device name to the names of its properties; a device that is not there is missing.
+        migration: names of the migration capabilities, e.g. ``x-ignore-shared``.
     """
 
     machine_type: str
     sandbox: bool
     properties: dict[str, frozenset[str]]
+    migration: frozenset[str]
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """QEMU's version as its machine types tell it, e.g. (11, 1)."""
+        return tuple(map(int, self.machine_type.rpartition("-")[2].split(".")))
 
 
 def capabilities(build: QemuBuild) -> Capabilities:
@@ -54,18 +62,19 @@ def capabilities(build: QemuBuild) -> Capabilities:
 
 
 def _from_json(data: dict[str, object]) -> Capabilities:
-    properties = data["properties"]
-    if not isinstance(properties, dict):
-        raise ValueError("properties")
+    properties, migration = data["properties"], data["migration"]
+    if not isinstance(properties, dict) or not isinstance(migration, list):
+        raise ValueError("properties, migration")
     return Capabilities(
         machine_type=str(data["machine_type"]),
         sandbox=bool(data["sandbox"]),
         properties={name: frozenset(values) for name, values in properties.items()},
+        migration=frozenset(map(str, migration)),
     )
 
 
 def _ask(build: QemuBuild) -> dict[str, object]:
-    commands = ["qmp_capabilities", "query-machines", *_DEVICES, "quit"]
+    commands = ["qmp_capabilities", "query-machines", _MIGRATION, *_DEVICES, "quit"]
     lines = []
     for command in commands:
         if command in _DEVICES:
@@ -96,8 +105,8 @@ def _ask(build: QemuBuild) -> dict[str, object]:
     except subprocess.TimeoutExpired as error:
         raise InfrastructureError(f"QEMU {build.name} did not answer within {_SECONDS:g} s") from error
     answers = _answers(done.stdout)
-    machines = answers.get("query-machines")
-    if not isinstance(machines, list):
+    machines, migration = answers.get("query-machines"), answers.get(_MIGRATION)
+    if not isinstance(machines, list) or not isinstance(migration, list):
         raise InfrastructureError(
             f"QEMU {build.name} did not answer on QMP: {done.stderr.strip() or done.stdout.strip()}"
         )
@@ -110,6 +119,7 @@ def _ask(build: QemuBuild) -> dict[str, object]:
             for name in _DEVICES
             if isinstance(found := answers.get(name), list)
         },
+        "migration": sorted(str(entry["capability"]) for entry in migration),
     }
 
 

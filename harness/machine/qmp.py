@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qemu.qmp import Message, QMPClient, QMPError
+from qemu.qmp import EventListener, Message, QMPClient, QMPError
 
 from harness.errors import InfrastructureError
 
@@ -93,6 +94,24 @@ class Qmp:
             return await self._client.execute(command, arguments)
         except (QMPError, OSError) as error:
             raise InfrastructureError(f"QMP command '{command}' failed: {error}") from error
+
+    async def hand_over(self, name: str, file: int) -> None:
+        """Give QEMU an open file under a name, for arguments of the form ``fd:NAME``.
+
+        Raises:
+            InfrastructureError: QEMU did not take it.
+        """
+        try:
+            self._client.send_fd_scm(file)
+        except (QMPError, OSError) as error:
+            raise InfrastructureError(f"QEMU did not take an open file: {error}") from error
+        await self.execute("getfd", {"fdname": name})
+
+    @contextlib.contextmanager
+    def listen(self, event: str) -> Iterator[EventListener]:
+        """The events of one name from now on."""
+        with self._client.listener(event) as listener:
+            yield listener
 
     async def drain(self) -> None:
         """Wait until the connection has ended, so that every event that QEMU sent is recorded."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 _BDF = re.compile(r"([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])")
@@ -47,6 +47,7 @@ class MachineSpec:
         cpus: number of virtual CPUs.
         kernel_args: further words for the kernel's command line.
         devices: the devices under test.
+        buses: number of root ports, 1 to 8; bus N (1 to ``buses``) is behind port N.
     """
 
     iommu: Literal["intel", "none"] = "intel"
@@ -55,3 +56,14 @@ class MachineSpec:
     cpus: int = 1
     kernel_args: tuple[str, ...] = ()
     devices: tuple[DeviceSpec, ...] = ()
+    buses: int = 4
+
+    @property
+    def bare(self) -> MachineSpec:
+        """The same machine without its devices under test: what a template is made of."""
+        return replace(self, devices=())
+
+    @property
+    def fixed_devices(self) -> tuple[DeviceSpec, ...]:
+        """The devices that cannot be plugged into a running machine: those on bus 0."""
+        return tuple(device for device in self.devices if device.bdf[0] == 0)

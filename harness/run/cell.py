@@ -6,16 +6,18 @@ import platform
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness import __version__
 from harness.deadline import Deadline
 from harness.errors import FailureClass, HarnessError, InfrastructureError
+from harness.guest.freeze import get_template
 from harness.guest.guest import Guest, GuestPlan, running_guest
 from harness.judge import judge
 from harness.machine.emulator import tail
+from harness.machine.spec import MachineSpec
 from harness.results import CellResult, Evidence, Outcome, StepError, StepEvidence, Versions
 from harness.run.cells import Cell, machine_spec
 from harness.run.options import RunOptions
@@ -32,10 +34,27 @@ class _Collected:
     kernel_log: tuple[str, ...] = ()
     stages: dict[str, float] = field(default_factory=dict)
     guest_python: str = ""
+    start: Literal["clone", "boot"] = "boot"
+    start_reason: str = ""
+
+
+def start_of(spec: MachineSpec, *, fresh_boot: bool) -> tuple[Literal["clone", "boot"], str]:
+    """How a guest on a machine is started, and why when it is booted."""
+    if fresh_boot:
+        return "boot", "--fresh-boot"
+    if spec.fixed_devices:
+        names = ", ".join(f"{device.name} at {device.at}" for device in spec.fixed_devices)
+        return "boot", f"{names}: a device on bus 0 cannot be plugged into a clone"
+    return "clone", ""
 
 
 def run_cell(
-    cell: Cell, resources: Resources, options: RunOptions, folder: Path, stage: Callable[[str], None]
+    cell: Cell,
+    resources: Resources,
+    options: RunOptions,
+    folder: Path,
+    stage: Callable[[str], None],
+    say: Callable[[str], None],
 ) -> CellResult:
     """Run one cell. Never raises for what can go wrong with a guest: that is in the result.
 
@@ -45,6 +64,7 @@ def run_cell(
         options: deadlines.
         folder: the cell's run folder; made here.
         stage: told the name of each stage as it begins.
+        say: told what else takes time: a template that has to be made.
     """
     started = time.monotonic()
     collected = _Collected()
@@ -64,11 +84,17 @@ def run_cell(
     error: HarnessError | None = None
     try:
         plan = resources.plan(machine_spec(scenario), cell.qemu, cell.kernel, folder)
+        collected.start, collected.start_reason = start_of(plan.spec, fresh_boot=options.fresh_boot)
+        if collected.start == "clone":
+            stage("template")
+            plan = replace(plan, template=get_template(plan, options.boot_timeout, say))
+            collected.start_reason = f"template {plan.template.key[:12]}" if plan.template else ""
         with running_guest(plan, options.boot_timeout, stage) as guest:
             collected.stages = guest.stages
             _run_steps(guest, plan, cell, options, folder, stage, collected)
     except HarnessError as caught:
         error = caught
+        _keep_stderr(folder, caught.context.get("worker", ""))
     except Exception:
         text = traceback.format_exc()
         (folder / "traceback.txt").write_text(text, encoding="utf-8")
@@ -86,6 +112,8 @@ def run_cell(
         "evidence": evidence,
         "seconds": round(time.monotonic() - started, 3),
         "stages": {name: round(seconds, 3) for name, seconds in collected.stages.items()},
+        "start": collected.start,
+        "start_reason": collected.start_reason,
         "folder": str(folder),
         "versions": _versions(cell, resources, collected.guest_python),
     }
@@ -123,11 +151,12 @@ def _run_steps(
 ) -> None:
     setup = Deadline.after(_SETUP_SECONDS)
     stage("worker")
-    worker = guest.start_worker(plan.payload, folder / "worker.stderr", setup)
+    worker = guest.start_worker(setup)
     collected.guest_python = worker.python
     devices = {device.name: device.at for device in plan.spec.devices}
-    _ask(guest, "setting the worker up", "_setup", {"devices": devices}, setup)
-    _ask(guest, "marking the kernel log", "_kernel_log_start", {}, setup)
+    began = time.monotonic()
+    _ask(guest, "finding the devices", "_begin", {"devices": devices}, setup)
+    collected.stages["devices"] = time.monotonic() - began
     stage("steps")
     began = time.monotonic()
     deadline = Deadline.after(cell.scenario.timeout or options.timeout)
@@ -137,8 +166,15 @@ def _run_steps(
         answer = guest.request(f"step {index} ({step.kind})", step.kind, args, deadline)
         collected.steps.append(_evidence(index, step.kind, args, answer, trace.new_lines()))
     collected.stages["steps"] = time.monotonic() - began
-    values = _ask(guest, "reading the kernel log", "_kernel_log", {}, Deadline.after(_SETUP_SECONDS))
-    collected.kernel_log = tuple(str(line) for line in values["lines"])
+    values = _ask(guest, "reading the kernel log", "_end", {}, Deadline.after(_SETUP_SECONDS))
+    collected.kernel_log = tuple(str(line) for line in values["kernel_log"])
+    _keep_stderr(folder, str(values["stderr"]))
+
+
+def _keep_stderr(folder: Path, text: str) -> None:
+    """What the worker printed beside its answers, where it did."""
+    if text:
+        (folder / "worker.stderr").write_text(text, encoding="utf-8")
 
 
 def _ask(guest: Guest, doing: str, kind: str, args: dict[str, Any], deadline: Deadline) -> dict[str, Any]:

@@ -88,11 +88,15 @@ def expand(options: RunOptions) -> list[Cell]:
 def machine_spec(scenario: Scenario) -> MachineSpec:
     """The scenario's machine as the part that starts machines takes it."""
     machine = scenario.machine
+    devices = tuple(DeviceSpec(name, device.model, device.at) for name, device in machine.devices.items())
+    highest = max((device.bdf[0] for device in devices), default=0)
     return MachineSpec(
         iommu=machine.iommu,
         aw_bits=machine.aw_bits,
         memory=machine.memory,
         cpus=machine.cpus,
         kernel_args=tuple(machine.kernel_args),
-        devices=tuple(DeviceSpec(name, device.model, device.at) for name, device in machine.devices.items()),
+        devices=devices,
+        # Machines whose devices differ only in their place share a template.
+        buses=4 if highest <= 4 else 8,
     )

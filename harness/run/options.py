@@ -21,6 +21,7 @@ class RunOptions:
         usdm: another ``usdm`` package to put under test.
         boot_timeout: seconds for a guest to become ready.
         timeout: seconds for a scenario's steps where the scenario itself names none.
+        fresh_boot: boot every guest instead of cloning it from a template.
         fetch: build or fetch what the cache lacks.
         offline: use the cache only.
         mirror: the Debian mirror to use instead of the host's.
@@ -36,6 +37,7 @@ class RunOptions:
     usdm: Path | None = None
     boot_timeout: float = 120.0
     timeout: float = 120.0
+    fresh_boot: bool = False
     fetch: bool = False
     offline: bool = False
     mirror: str | None = None

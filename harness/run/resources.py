@@ -55,7 +55,7 @@ class Resources:
         emulation, image = self.emulations[qemu], self.images[kernel]
         return GuestPlan(
             spec=spec,
-            boot=Boot(image.kernel, image.initrd),
+            boot=Boot(image.kernel, image.initrd, image.key),
             build=emulation.build,
             capabilities=emulation.capabilities,
             accelerator=emulation.accelerator.accelerator,

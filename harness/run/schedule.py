@@ -88,7 +88,9 @@ def _run_all(
         if stopping.is_set():
             return
         where = folder / cell.folder_name
-        result = run_cell(cell, resources, options, where, lambda stage: progress.cell_stage(cell.name, stage))
+        result = run_cell(
+            cell, resources, options, where, lambda stage: progress.cell_stage(cell.name, stage), progress.message
+        )
         if stopping.is_set():
             return  # its guest was ended under it: that is no result
         if result.folder:

@@ -51,8 +51,6 @@ def open_shell(options: RunOptions, scenario: Path | None, command: str | None, 
     plan = resources.plan(spec, options.qemu[0], options.kernels[0], folder)
     say(f"booting {image.kernel_release} on QEMU {emulation.build.version} ({emulation.accelerator.accelerator})")
     with running_guest(plan, options.boot_timeout, lambda stage: None) as guest:
-        deadline = Deadline.after(_OPEN_SECONDS)
-        guest.send_payload(resources.payload, deadline)
         devices = ", ".join(f"{device.name} at {device.at}" for device in spec.devices) or "no device"
         say(f"ready: {devices}; usdm is in {GUEST_FOLDER}, the console's log in {folder}; Ctrl-D ends the guest")
         return _attach(guest, command)
