@@ -21,6 +21,7 @@ from pathlib import Path
 
 import filelock
 
+from harness import stopping
 from harness.errors import InfrastructureError
 from harness.paths import cache_dir
 
@@ -30,6 +31,8 @@ _MANIFEST = "manifest.json"
 _STAMPS = "stamps.json"
 _ASIDE = "discarded-"
 _FORMAT = 1
+# Seconds after which a wait for a lock looks whether it is to stop.
+_LOCK_SLICE = 0.2
 
 
 class DamagedEntryError(InfrastructureError):
@@ -203,6 +206,9 @@ def waiting_lock(path: Path, say: Say | None = None) -> Iterator[None]:
     Args:
         path: the lock file, in an existing folder.
         say: told when another process has the lock and is waited for.
+
+    Raises:
+        KeyboardInterrupt: this thread was told to stop (``harness.stopping``) before it had the lock.
     """
     lock = filelock.FileLock(path)
     try:
@@ -210,8 +216,13 @@ def waiting_lock(path: Path, say: Say | None = None) -> Iterator[None]:
     except filelock.Timeout:
         if say is not None:
             say("waiting for another process that is filling the cache")
-        lock.acquire()
+        while not lock.is_locked:
+            stopping.check()
+            with contextlib.suppress(filelock.Timeout):
+                lock.acquire(timeout=_LOCK_SLICE)
     try:
+        # Who had the lock may have let it go only because all are to stop.
+        stopping.check()
         yield
     finally:
         lock.release()

@@ -6,18 +6,18 @@ import os
 import platform
 import shutil
 import threading
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
+from harness import stopping
 from harness.errors import ConfigurationError, InfrastructureError
-from harness.machine.emulator import stop_all
 from harness.paths import runs_dir
 from harness.report.json_report import write_cell, write_run
 from harness.results import CellResult, Progress, RunResult
 from harness.run.cell import run_cell
 from harness.run.cells import Cell, expand
+from harness.run.crew import Crew
 from harness.run.jobs import available_memory, default_jobs
 from harness.run.options import RunOptions
 from harness.run.resources import Resources, prepare
@@ -26,11 +26,12 @@ _KEPT_RUNS = 20
 
 
 class _Serial(Progress):
-    """Passes calls on, one at a time."""
+    """Passes calls on, one at a time; what several cells say in the same words only once."""
 
     def __init__(self, inner: Progress) -> None:
         self._inner = inner
         self._lock = threading.Lock()
+        self._said: set[str] = set()
 
     def cell_stage(self, scenario: str, stage: str) -> None:
         with self._lock:
@@ -42,13 +43,16 @@ class _Serial(Progress):
 
     def message(self, text: str) -> None:
         with self._lock:
-            self._inner.message(text)
+            if text not in self._said:
+                self._said.add(text)
+                self._inner.message(text)
 
 
 def run_scenarios(options: RunOptions, progress: Progress) -> RunResult:
     """Run everything that the options name.
 
-    Ctrl-C ends the guests at once; what was done until then is in the result.
+    Ctrl-C ends the guests at once, whatever they are at; what was done until then is in the result. When this is called
+    in the main thread, SIGINT is dealt with here until the last guest has ended: further ones change nothing.
 
     Raises:
         ScenarioError, ConfigurationError: nothing was run because what was asked for is wrong.
@@ -62,60 +66,47 @@ def run_scenarios(options: RunOptions, progress: Progress) -> RunResult:
     jobs = min(options.jobs or default_jobs(), len(cells))
     folder = make_run_folder(options.out)
     progress.run_started(len(cells), jobs)
-    results, interrupted = _run_all(cells, resources, options, folder, serial, jobs)
+    crew = Crew(lambda index: _run_one(cells[index], resources, options, folder, serial))
+    crew.run(range(len(cells)), jobs)
     run = RunResult(
         started=started,
         argv=options.argv,
         host=host_facts(),
-        cells=tuple(results[index] for index in sorted(results)),
+        cells=tuple(crew.results[index] for index in sorted(crew.results)),
         seconds=round(monotonic() - began, 3),
-        interrupted=interrupted,
+        interrupted=crew.interrupted,
         jobs=jobs,
     )
+    if crew.left:
+        names = ", ".join(cells[index].name for index in crew.left)
+        serial.message(f"not waited for, because they did not stop at once: {names}")
     write_run(run, folder)
     progress.run_finished(run)
     return run
 
 
-def _run_all(
-    cells: list[Cell], resources: Resources, options: RunOptions, folder: Path, progress: Progress, jobs: int
-) -> tuple[dict[int, CellResult], bool]:
-    results: dict[int, CellResult] = {}
-    stopping = threading.Event()
+def _run_one(cell: Cell, resources: Resources, options: RunOptions, folder: Path, progress: Progress) -> CellResult:
+    """Run a cell and write its result down, in a thread of the crew.
 
-    def one(index: int) -> None:
-        cell = cells[index]
-        if stopping.is_set():
-            return
-        where = folder / cell.folder_name
-        result = run_cell(
-            cell, resources, options, where, lambda stage: progress.cell_stage(cell.name, stage), progress.message
-        )
-        if stopping.is_set():
-            return  # its guest was ended under it: that is no result
-        if result.folder:
-            write_cell(result, where)
-        results[index] = result
-        progress.cell_finished(result)
+    Raises:
+        KeyboardInterrupt: the run is being stopped: the cell has no result, for its guest was ended under it.
+    """
 
-    with ThreadPoolExecutor(jobs, thread_name_prefix="cell") as pool:
-        pending: set[Future[None]] = {pool.submit(one, index) for index in range(len(cells))}
-        try:
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-        except BaseException as error:
-            stopping.set()
-            for future in pending:
-                future.cancel()
-            # A guest that was just being started is caught by a later round.
-            while pending:
-                stop_all()
-                _, pending = wait(pending, timeout=0.2)
-            if not isinstance(error, KeyboardInterrupt):
-                raise
-    return results, stopping.is_set()
+    def stage(name: str) -> None:
+        stopping.check()
+        progress.cell_stage(cell.name, name)
+
+    def say(text: str) -> None:
+        stopping.check()
+        progress.message(text)
+
+    where = folder / cell.folder_name
+    result = run_cell(cell, resources, options, where, stage, say)
+    stopping.check()
+    if result.folder:
+        write_cell(result, where)
+    progress.cell_finished(result)
+    return result
 
 
 def host_facts() -> dict[str, str]:
