@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shutil
 import threading
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
@@ -14,11 +16,12 @@ from harness import stopping
 from harness.errors import ConfigurationError, InfrastructureError
 from harness.paths import runs_dir
 from harness.report.json_report import write_cell, write_run
-from harness.results import CellResult, Progress, RunResult
-from harness.run.cell import run_cell
-from harness.run.cells import Cell, expand
+from harness.results import CellResult, Outcome, Progress, RunResult
+from harness.run.cell import run_cell, start_of
+from harness.run.cells import Cell, expand, machine_spec
 from harness.run.crew import Crew
-from harness.run.jobs import available_memory, default_jobs
+from harness.run.durations import Durations, key
+from harness.run.jobs import StartKind, available_memory, jobs_for
 from harness.run.options import RunOptions
 from harness.run.resources import Resources, prepare
 
@@ -63,11 +66,14 @@ def run_scenarios(options: RunOptions, progress: Progress) -> RunResult:
     cells = expand(options)
     serial = _Serial(progress)
     resources = prepare(options, serial.message)
-    jobs = min(options.jobs or default_jobs(), len(cells))
+    kinds = [start_of(machine_spec(cell.scenario), fresh_boot=options.fresh_boot)[0] for cell in cells]
+    jobs = min(options.jobs or jobs_for(kinds), len(cells))
     folder = make_run_folder(options.out)
     progress.run_started(len(cells), jobs)
     crew = Crew(lambda index: _run_one(cells[index], resources, options, folder, serial))
-    crew.run(range(len(cells)), jobs)
+    durations = Durations()
+    crew.run(longest_first(cells, kinds, durations.load()), jobs)
+    durations.merge(_durations(cells, crew.results))
     run = RunResult(
         started=started,
         argv=options.argv,
@@ -83,6 +89,27 @@ def run_scenarios(options: RunOptions, progress: Progress) -> RunResult:
     write_run(run, folder)
     progress.run_finished(run)
     return run
+
+
+def longest_first(cells: Sequence[Cell], kinds: Sequence[StartKind], known: Mapping[str, float]) -> list[int]:
+    """The cells' indices in the order to start them in, so that no long one begins when the others are done.
+
+    Args:
+        cells: the cells.
+        kinds: how the guest of each will be started.
+        known: seconds by ``harness.run.durations.key``. Cells without come first, since they may be long.
+    """
+    seconds = [known.get(key(cell.scenario.id, kind), math.inf) for cell, kind in zip(cells, kinds, strict=True)]
+    return sorted(range(len(cells)), key=lambda index: -seconds[index])
+
+
+def _durations(cells: Sequence[Cell], results: Mapping[int, CellResult]) -> dict[str, float]:
+    """What a run has taught about durations. What an error took (a hang: its time-out) says nothing."""
+    return {
+        key(cells[index].scenario.id, result.start): result.seconds
+        for index, result in results.items()
+        if result.start and result.outcome in (Outcome.PASS, Outcome.FAIL)
+    }
 
 
 def _run_one(cell: Cell, resources: Resources, options: RunOptions, folder: Path, progress: Progress) -> CellResult:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.run import jobs
-from harness.run.jobs import available_cores, available_memory, default_jobs
+from harness.run.jobs import available_cores, available_memory, default_jobs, jobs_for
 
 MIB = 1 << 20
 V2_MOUNT = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate"
@@ -162,3 +162,26 @@ def test_jobs_per_core_is_a_factor(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(jobs, "available_memory", lambda: 1 << 40)
     monkeypatch.setitem(jobs.JOBS_PER_CORE, "clone", 1.5)
     assert (default_jobs("boot"), default_jobs("clone")) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "mebibytes", "expected"),
+    [
+        ("", 1 << 20, 1),
+        ("b", 0, 1),
+        ("bbbbbbbb", 2800, 4),
+        ("cccccccc", 1000, 5),
+        ("ccccccbb", 1000, 1),  # the two booted ones would not fit beside each other
+        ("ccccccbb", 2000, 5),
+        ("bbcccccc", 1 << 20, 5),  # 4 cores, and three of four guests count as 1.5 for a core
+        ("cccccccc", 1 << 20, 6),
+    ],
+)
+def test_a_run_that_boots_some_and_clones_others(
+    monkeypatch: pytest.MonkeyPatch, kinds: str, mebibytes: int, expected: int
+):
+    monkeypatch.setattr(jobs, "available_cores", lambda: 4.0)
+    monkeypatch.setattr(jobs, "available_memory", lambda: mebibytes * MIB)
+    monkeypatch.setattr(jobs, "JOBS_PER_CORE", {"boot": 1.0, "clone": 1.5})
+    monkeypatch.setattr(jobs, "GUEST_BYTES", {"boot": 700 * MIB, "clone": 200 * MIB})
+    assert jobs_for(["boot" if kind == "b" else "clone" for kind in kinds]) == expected
