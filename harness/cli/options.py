@@ -25,7 +25,10 @@ Filter = Annotated[
     typer.Option("-k", "--filter", envvar="HARNESS_FILTER", help="Only scenarios whose id has this text in it."),
 ]
 Jobs = Annotated[
-    str, typer.Option("-j", "--jobs", envvar="HARNESS_JOBS", help="Guests at once, or auto: by cores and memory.")
+    str,
+    typer.Option(
+        "-j", "--jobs", metavar="auto|N", envvar="HARNESS_JOBS", help="Guests at once; auto: by cores and memory."
+    ),
 ]
 Qemu = Annotated[
     list[str],

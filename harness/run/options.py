@@ -16,7 +16,7 @@ class RunOptions:
         qemu: names of QEMU builds; every scenario runs on each.
         kernels: guest kernels by the version in their recipe; every scenario runs on each.
         accel: the accelerator; ``auto`` measures.
-        jobs: how many guests at once; None chooses from cores and available memory.
+        jobs: how many guests at once, >= 1; None chooses from cores and available memory (``harness.run.jobs``).
         out: the run folder; None makes one below the user's state folder.
         usdm: another ``usdm`` package to put under test.
         boot_timeout: seconds for a guest to become ready.

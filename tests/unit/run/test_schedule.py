@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -207,3 +209,33 @@ def test_what_many_cells_say_at_once_is_said_once(bench):
 
     bench("abcd", run, 4)
     assert sorted(bench.heard.messages) == ["making a template", "only a", "only b", "only c", "only d"]
+
+
+STUCK = """
+import os, signal, sys, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from harness.run import crew, schedule
+crew.STOP_SECONDS = 0.1
+
+def run_cell(one, resources, options, folder, stage, say):
+    os.kill(os.getpid(), signal.SIGINT)
+    threading.Event().wait()
+
+schedule.prepare = lambda options, say: None
+schedule.run_cell = run_cell
+from harness.cli import main
+sys.argv = ["harness", "run", "-j", "3", *sys.argv[1:]]
+main()
+"""
+
+
+def test_the_process_ends_although_threads_are_stuck_for_ever(tmp_path: Path):
+    env = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", STUCK, str(FILE), str(FILE.with_name("unmapped_write.yaml")), "--out"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "out")], env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 130, done.stderr
+    assert done.stderr == ""
+    assert "(interrupted)" in done.stdout
+    assert load_run(tmp_path / "out").interrupted
