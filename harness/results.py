@@ -151,7 +151,7 @@ class Verdict(Record):
 
 
 class Versions(Record):
-    """What ran."""
+    """What ran; ``template`` is empty for a guest that was booted."""
 
     harness: str
     python: str
@@ -164,6 +164,7 @@ class Versions(Record):
     accelerator_reason: str
     payload: str
     guest_python: str = ""
+    template: str = ""
 
 
 class CellResult(Record):
@@ -181,7 +182,7 @@ class CellResult(Record):
         seconds: wall time of the cell.
         stages: stage name (``boot``, ``connect``, ``steps``, ...) to seconds.
         start: ``clone`` of a template or ``boot``; empty when no guest was started.
-        start_reason: why it was booted, or the template's key.
+        start_reason: why the guest was booted.
         folder: the run folder of the cell, or empty when there is none.
         rerun: a command line that runs exactly this cell again.
         console_tail: the console's last lines, for errors.

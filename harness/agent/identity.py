@@ -34,8 +34,8 @@ def adopt(epoch: str, entropy: str, host_key: str, client_key: str) -> None:
     """
     reseed(bytes.fromhex(entropy))
     time.clock_settime(time.CLOCK_REALTIME, float(epoch))
-    _write_secret(HOST_KEY, base64.b64decode(host_key))
-    _write_secret(AUTHORIZED_KEYS, client_key.encode() + b"\n")
+    write_secret(HOST_KEY, base64.b64decode(host_key))
+    write_secret(AUTHORIZED_KEYS, client_key.encode() + b"\n")
 
 
 def reseed(entropy: bytes) -> None:
@@ -51,7 +51,8 @@ def reseed(entropy: bytes) -> None:
         os.close(fd)
 
 
-def _write_secret(path: str, data: bytes) -> None:
+def write_secret(path: str, data: bytes) -> None:
+    """Write a file that only root can read, and its folder if that is missing; raises `OSError`."""
     folder = path.rpartition("/")[0]
     os.makedirs(folder, mode=0o700, exist_ok=True)  # noqa: PTH103 - pathlib costs the guest time
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

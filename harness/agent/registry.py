@@ -30,11 +30,6 @@ KINDS = tuple(kind for kind in _MODULE_OF if not kind.startswith("_"))
 """The kinds of steps that a scenario can use."""
 
 
-def kinds_of_all() -> tuple[str, ...]:
-    """Return every kind, those of the harness itself included."""
-    return tuple(_MODULE_OF)
-
-
 def find(kind: str) -> Step:
     """Return the implementation of a kind; raises `UnknownStep`."""
     module = _MODULE_OF.get(kind)

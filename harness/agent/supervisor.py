@@ -8,16 +8,18 @@ is a process of its own that never waits for anything but the next event. It doe
 from __future__ import annotations
 
 import base64
+import gc
 import os
 import select
 import socket
 import sys
+import time
 
 # -I leaves the script's folder out, and the packages are two folders up.
 PAYLOAD = __file__.rsplit("/", 3)[0]
 sys.path.insert(0, PAYLOAD)
 
-from harness.agent.identity import adopt  # noqa: E402
+from harness.agent.identity import adopt, write_secret  # noqa: E402
 from harness.agent.relay import Relay  # noqa: E402
 
 CONTROL = 3
@@ -41,7 +43,7 @@ class Supervisor:
     Args:
         ssh_port: Path of the SSH port's device.
         worker: Process id of the worker.
-        loaded: Descriptor that becomes readable when the worker has loaded everything, or has ended.
+        loaded: Descriptor of a pipe that the worker fills when it has loaded everything; it ends with the worker.
     """
 
     def __init__(self, ssh_port: str, worker: int, loaded: int) -> None:
@@ -49,16 +51,17 @@ class Supervisor:
         self._worker = worker
         self._ended: int | None = None
         self._loaded = loaded
+        self._load_done = False
         self._preparing = False
         self._relay: Relay | None = None
-        self._line = bytearray()
+        self._line = b""
 
     def run(self) -> None:
         """Answer until the control port ends."""
         while True:
             poll = select.poll()
             poll.register(CONTROL, select.POLLIN)
-            if self._preparing:
+            if not self._load_done:
                 poll.register(self._loaded, select.POLLIN)
             for fd, mask in self._relay.interests() if self._relay else ():
                 poll.register(fd, mask)
@@ -67,19 +70,21 @@ class Supervisor:
                     if not self._read_control():
                         return
                 elif fd == self._loaded:
-                    self._preparing = False
-                    say("prepared" if os.read(fd, 1) else self._worker_state())
+                    self._load_done = True
                 elif self._relay and not self._relay.step(fd, ready):
                     self._relay.close()
                     self._relay = None
                     break  # its other descriptor may be in the list
+            if self._preparing and self._load_done and not self._relay:
+                self._preparing = False
+                settle()
+                # One byte, or the end of the pipe when the worker has ended.
+                say("prepared" if os.read(self._loaded, 1) else self._worker_state())
 
     def _read_control(self) -> bool:
         data = os.read(CONTROL, 4096)
-        self._line += data
-        while b"\n" in self._line:
-            line, _, rest = self._line.partition(b"\n")
-            self._line = rest
+        *lines, self._line = (self._line + data).split(b"\n")
+        for line in lines:
             self._obey(line.decode("utf-8", "replace").split())
         return bool(data)
 
@@ -96,11 +101,11 @@ class Supervisor:
 
     def _identify(self, nonce: str, epoch: str, entropy: str, host_key: str, client_key: str) -> None:
         adopt(epoch, entropy, host_key, client_key)
-        with open(NONCE, "w", encoding="ascii") as file:  # noqa: PTH123 - pathlib costs the guest time
-            file.write(nonce)
+        write_secret(NONCE, nonce.encode())
         port = os.open(self._ssh_port, os.O_RDWR | os.O_CLOEXEC)
         server = socket.create_connection(_SSH)
-        self._relay = Relay(port, server.detach())
+        server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._relay = Relay(port, server)
         say(f"ready {nonce}")
 
     def _worker_state(self) -> str:
@@ -117,9 +122,32 @@ class Supervisor:
             if not ended:
                 return "worker running"
             self._ended = os.waitstatus_to_exitcode(os.waitpid(self._worker, 0)[1])
-        with open(WORKER_STDERR, "rb") as file:  # noqa: PTH123
+        with open(WORKER_STDERR, "rb") as file:
             said = file.read()[-_STDERR_BYTES:]
         return f"worker ended {self._ended} {base64.b64encode(said).decode()}"
+
+
+def settle() -> None:
+    """Wait until the guest has had nothing to do for a while, two seconds at most.
+
+    What the kernel has put off (processes that have ended, memory to be given back) would else be done in every clone.
+    """
+    quiet = 0
+    for _ in range(40):
+        before = _idle()
+        time.sleep(0.05)
+        quiet = quiet + 1 if _idle() - before >= 5 else 0
+        if quiet == 6:
+            return
+
+
+def _idle() -> int:
+    """Hundredths of a second for which the CPUs were idle."""
+    fd = os.open("/proc/stat", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return int(os.read(fd, 256).split(None, 5)[4])
+    finally:
+        os.close(fd)
 
 
 def say(line: str) -> None:
@@ -144,7 +172,7 @@ def start_worker() -> tuple[int, int]:
             os.chdir(PAYLOAD)
             from harness.agent.worker import run
 
-            status = run(listener, tell, NONCE)
+            run(listener, tell, NONCE)
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
@@ -162,6 +190,9 @@ def main() -> int:
     if os.waitstatus_to_exitcode(os.waitpid(os.posix_spawnp(_DROPBEAR[0], _DROPBEAR, os.environ), 0)[1]):
         say("failed the SSH server did not start")
         return 1
+    gc.collect()
+    gc.freeze()
+    gc.disable()
     say("up")
     Supervisor(sys.argv[1], worker, loaded).run()
     return 0

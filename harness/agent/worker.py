@@ -1,8 +1,7 @@
 """The worker: one JSON request a line from a socket, one JSON answer a line back.
 
-A child of the supervisor. It loads every module, says so, and waits for its one client; here a template is frozen. The
-first line that it then writes is a greeting with the nonce, Python's version and the kinds of steps. It ends when its
-client goes.
+A child of the supervisor. It loads every module, says so, and waits for a client; here a template is frozen. The first
+line that it then writes is a greeting with the nonce, Python's version and the kinds of steps.
 """
 
 from __future__ import annotations
@@ -15,7 +14,9 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from typing import Any
+    from typing import Any, NoReturn
+
+_LOADED = b"1" * 16
 
 
 def _write(fd: int, answer: dict[str, Any]) -> None:
@@ -26,22 +27,25 @@ def _write(fd: int, answer: dict[str, Any]) -> None:
 
 
 def load() -> None:
-    """Load every module of this package that a step may need, and of `usdm`; raises whatever they raise."""
-    from harness.agent.registry import find, kinds_of_all
+    """Load every module of this package and of `usdm`, and use what the standard library loads when it is first used.
 
-    for kind in kinds_of_all():
-        find(kind)
-    import usdm
-
-    for name in sorted(os.listdir(usdm.__path__[0])):  # noqa: PTH208 - pathlib costs the guest time
-        if name.endswith(".py") and name != "__init__.py":
-            __import__(f"usdm.{name[:-3]}")
+    Raises:
+        Exception: Whatever a module raises; code under test may be broken.
+    """
     import traceback
 
+    import harness.agent
+    import usdm
+
+    for package in (harness.agent, usdm):
+        for name in sorted(os.listdir(package.__path__[0])):  # noqa: PTH208 - pathlib costs the guest time
+            if name.endswith(".py") and name not in ("__init__.py", "supervisor.py"):
+                __import__(f"{package.__name__}.{name[:-3]}")
     traceback.format_exception(ValueError())
-    # What is loaded stays for good: collections need not look at it, nor write to its pages, which clones share.
-    gc.collect()
-    gc.freeze()
+
+
+def _no_request(error: dict[str, str]) -> dict[str, Any]:
+    return {"returns": None, "error": error, "values": {}, "seconds": 0.0, "children": []}
 
 
 def serve(client: int, nonce: str) -> None:
@@ -64,31 +68,34 @@ def serve(client: int, nonce: str) -> None:
                 request = json.loads(line)
                 kind, args = request["kind"], request["args"]
             except Exception as error:  # no request: told to the host like every defect
-                answer: dict[str, Any] = {"returns": None, "error": describe(error), "values": {}, "seconds": 0.0, "children": []}
-                _write(client, answer)
+                _write(client, _no_request(describe(error)))
                 continue
             _write(client, execute(context, kind, args))
 
 
-def run(listener: socket.socket, loaded: int, nonce_file: str) -> int:
-    """Be the worker; returns the exit status.
+def run(listener: socket.socket, loaded: int, nonce_file: str) -> NoReturn:
+    """Be the worker, for one client after the other; each begins with a new context.
 
     Args:
-        listener: A listening socket; closed when the one client has come.
-        loaded: Descriptor of a pipe; one byte is written when everything is loaded.
+        listener: A listening socket.
+        loaded: Descriptor of a pipe; filled when everything is loaded, a byte for each time that the host may ask.
         nonce_file: Where the nonce is when a client comes.
     """
     import faulthandler
 
     faulthandler.enable()  # a step that touches memory which is not there leaves its place on standard error
     load()
-    os.write(loaded, b"1")
-    client, _ = listener.accept()
-    listener.close()
-    with open(nonce_file, encoding="ascii") as file:  # noqa: PTH123
-        nonce = file.read()
-    try:
-        serve(client.detach(), nonce)
-    except (BrokenPipeError, ConnectionResetError):
-        return 1  # nobody listens any more
-    return 0
+    os.write(loaded, _LOADED)
+    while True:
+        # What is there now stays for good: collections need not look at it, nor write to its pages, which clones share.
+        gc.collect()
+        gc.freeze()
+        client, _ = listener.accept()
+        fd = os.open(nonce_file, os.O_RDONLY)
+        nonce = os.read(fd, 64).decode()
+        os.close(fd)
+        with client:
+            try:
+                serve(client.fileno(), nonce)
+            except (BrokenPipeError, ConnectionResetError):
+                continue

@@ -16,7 +16,9 @@ from harness.errors import InfrastructureError
 from harness.guest import control
 from harness.guest.control import ControlPort
 from harness.guest.guest import GuestPlan, boot
+from harness.guest.ssh import SshConnection, make_host_key, make_key, public_line
 from harness.guest.triage import explained_boot
+from harness.guest.worker import Worker
 from harness.image.cache import Say
 from harness.machine import snapshot
 from harness.machine.argv import Ram
@@ -25,6 +27,15 @@ from harness.machine.snapshot import Method, best_method, freeze
 from harness.machine.template import STATE_FILE, Ingredients, Template, find_template, store_template
 
 BOOT_FOLDER = "boot"
+_BUFFER: dict[str, object] = {"buffer": "a", "offset": 0, "size": 4096, "pattern": "counter", "seed": 0}
+_REHEARSAL: tuple[tuple[str, dict[str, object]], ...] = (
+    ("_begin", {"devices": {}}),
+    ("buffer", {"as": "a", "size": 4096, "backing": "anonymous"}),
+    ("fill", _BUFFER),
+    ("check", _BUFFER),
+    ("release", {"buffer": "a"}),
+    ("_end", {}),
+)
 
 
 def ingredients(plan: GuestPlan, method: Method | None = None) -> Ingredients:
@@ -56,7 +67,7 @@ def get_template(plan: GuestPlan, boot_seconds: float, say: Say, method: Method 
         method: how RAM is kept; None for the build's best.
 
     Raises:
-        InfrastructureError: the disk is full, QEMU cannot freeze this machine, or the worker could not load its modules.
+        InfrastructureError: the disk is full, QEMU cannot freeze this machine, or the worker cannot load its modules.
         BootError, GuestPanic, GuestLost, EmulatorCrash: the guest did not come up.
     """
     wanted = ingredients(plan, method)
@@ -69,7 +80,9 @@ def get_template(plan: GuestPlan, boot_seconds: float, say: Say, method: Method 
     def make(folder: Path, ram: Path | None) -> str:
         logs = folder / BOOT_FOLDER
         logs.mkdir()
-        return _make(replace(plan, spec=wanted.spec, folder=logs), wanted.method, folder / STATE_FILE, ram, boot_seconds)
+        return _make(
+            replace(plan, spec=wanted.spec, folder=logs), wanted.method, folder / STATE_FILE, ram, boot_seconds
+        )
 
     template, seconds = store_template(wanted, make, say)
     say(f"template {template.key[:12]} made in {seconds:.1f} s, {template.disk_bytes >> 20} MB")
@@ -91,6 +104,9 @@ def _make(plan: GuestPlan, method: Method, state: Path, ram: Path | None, boot_s
             hello = boot(port, plan.payload, deadline, doing)
             doing("loading the worker's modules")
             port.prepare(deadline)
+            doing("rehearsing what every clone does first")
+            _rehearse(emulator, port, hello, deadline)
+            port.prepare(deadline)
         try:
             freeze(emulator, plan.capabilities, method, state, deadline)
         except InfrastructureError as error:
@@ -104,6 +120,27 @@ def _make(plan: GuestPlan, method: Method, state: Path, ram: Path | None, boot_s
         ram.chmod(0o444)
     state.chmod(0o444)
     return hello
+
+
+def _rehearse(emulator: Emulator, port: ControlPort, hello: str, deadline: Deadline) -> None:
+    """Take on a throw-away identity, log in, run a command, use the worker, and leave.
+
+    What happens for the first time is slow, the more so under TCG: pages are copied, code is bound and specialized.
+    A clone would pay for it each time; so it is done here once. No device is touched, and everything that is secret is
+    replaced in each clone.
+    """
+    key = make_key()
+    identity = port.identify(hello, make_host_key(), public_line(key), deadline)
+    ssh = SshConnection(emulator.ssh, key, identity.host_key, deadline)
+    try:
+        ssh.run("true", deadline)
+        worker = Worker(ssh, identity.nonce, deadline)
+        for kind, args in _REHEARSAL:
+            answer = worker.request(kind, args, deadline)
+            if answer["error"]:
+                raise InfrastructureError(f"the worker could not do '{kind}': {answer['error']['message']}")
+    finally:
+        ssh.close()
 
 
 def _allocate(ram: Path, size: int) -> None:

@@ -1,4 +1,4 @@
-"""A guest from start to end: booted or cloned, identified, logged in to, its worker running, and every failure explained."""
+"""A guest from start to end: booted or cloned, identified, logged in to, used, and every failure explained."""
 
 from __future__ import annotations
 
@@ -121,7 +121,6 @@ class Guest:
                 found.context = {**error.context, **found.context}
             raise found from error
 
-
     def _worker_end(self, error: WorkerLostError) -> Exception:
         """The same with the worker's own end, as far as the guest still tells it."""
         try:
@@ -163,7 +162,7 @@ def running_guest(plan: GuestPlan, boot_seconds: float, stage: Callable[[str], N
     template = plan.template
     watch.enter("start")
     emulator = Emulator.start(
-        plan.spec.bare if template else plan.spec,
+        plan.spec,
         plan.boot,
         plan.build,
         plan.capabilities,
@@ -180,7 +179,7 @@ def running_guest(plan: GuestPlan, boot_seconds: float, stage: Callable[[str], N
             if template:
                 watch.enter("restore")
                 doing("loading its template")
-                restore(emulator, plan.capabilities, template.method, template.state, plan.spec.devices, deadline)
+                restore(emulator, plan.capabilities, template.method, template.state, deadline)
                 hello = template.hello
             else:
                 watch.enter("boot")

@@ -107,6 +107,9 @@ def _topology(spec: MachineSpec) -> list[str]:
             "addr": f"{_FIRST_PORT_SLOT + bus - 1:x}.0",
             "chassis": bus,
             "slot": bus,
+            # A template's port is empty, and an empty slot's power is off: a clone's device would stay invisible.
+            "power_controller_present": False,
+            "hotplug": False,
         }
         arguments += ["-device", json.dumps(port)]
     for device in spec.devices:

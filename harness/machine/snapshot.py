@@ -13,10 +13,8 @@ from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.errors import InfrastructureError
-from harness.machine.argv import device_properties
 from harness.machine.emulator import Emulator
 from harness.machine.probe import Capabilities
-from harness.machine.spec import DeviceSpec
 
 _IGNORE_SHARED = "x-ignore-shared"
 # The "file:" address exists since 8.2; later builds want it, and not a descriptor, for files.
@@ -61,22 +59,14 @@ def freeze(emulator: Emulator, capabilities: Capabilities, method: Method, state
     emulator.run(sequence(), deadline)
 
 
-def restore(
-    emulator: Emulator,
-    capabilities: Capabilities,
-    method: Method,
-    state: Path,
-    devices: tuple[DeviceSpec, ...],
-    deadline: Deadline,
-) -> None:
-    """Load a state into a machine that was started to take it, plug devices in, and let it run.
+def restore(emulator: Emulator, capabilities: Capabilities, method: Method, state: Path, deadline: Deadline) -> None:
+    """Load a state into a machine that was started to take it, and let it run.
 
     Args:
         emulator: started with ``incoming``, and with the RAM file of the state for ``FILE``.
         capabilities: what its build can do.
         method: as it was frozen.
         state: the file that :func:`freeze` wrote.
-        devices: devices under test; the guest finds them when it runs.
         deadline: until when it must run.
 
     Raises:
@@ -88,8 +78,6 @@ def restore(
         await _capabilities(emulator, method)
         with state.open("rb") as file:
             await _transfer(emulator, "migrate-incoming", await _address(emulator, capabilities, state, file.fileno()))
-        for device in devices:
-            await emulator.qmp.execute("device_add", device_properties(device))
         await emulator.qmp.execute("cont")
 
     emulator.run(sequence(), deadline)

@@ -65,5 +65,8 @@ class MachineSpec:
 
     @property
     def fixed_devices(self) -> tuple[DeviceSpec, ...]:
-        """The devices that cannot be plugged into a running machine: those on bus 0."""
+        """The devices that a clone cannot have unless its template had them: those on bus 0.
+
+        The firmware names each function of bus 0 in the DMAR table, and the kernel gives the others no IOMMU group.
+        """
         return tuple(device for device in self.devices if device.bdf[0] == 0)

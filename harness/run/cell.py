@@ -17,9 +17,9 @@ from harness.guest.freeze import get_template
 from harness.guest.guest import Guest, GuestPlan, running_guest
 from harness.judge import judge
 from harness.machine.emulator import tail
-from harness.machine.spec import MachineSpec
 from harness.results import CellResult, Evidence, Outcome, StepError, StepEvidence, Versions
-from harness.run.cells import Cell, machine_spec
+from harness.run.cells import Cell, machine_spec, start_of
+from harness.run.jobs import StartKind
 from harness.run.options import RunOptions
 from harness.run.resources import Resources
 
@@ -34,18 +34,9 @@ class _Collected:
     kernel_log: tuple[str, ...] = ()
     stages: dict[str, float] = field(default_factory=dict)
     guest_python: str = ""
-    start: Literal["clone", "boot"] = "boot"
+    start: StartKind | Literal[""] = ""
     start_reason: str = ""
-
-
-def start_of(spec: MachineSpec, *, fresh_boot: bool) -> tuple[Literal["clone", "boot"], str]:
-    """How a guest on a machine is started, and why when it is booted."""
-    if fresh_boot:
-        return "boot", "--fresh-boot"
-    if spec.fixed_devices:
-        names = ", ".join(f"{device.name} at {device.at}" for device in spec.fixed_devices)
-        return "boot", f"{names}: a device on bus 0 cannot be plugged into a clone"
-    return "clone", ""
+    template: str = ""
 
 
 def run_cell(
@@ -84,11 +75,12 @@ def run_cell(
     error: HarnessError | None = None
     try:
         plan = resources.plan(machine_spec(scenario), cell.qemu, cell.kernel, folder)
-        collected.start, collected.start_reason = start_of(plan.spec, fresh_boot=options.fresh_boot)
+        collected.start, collected.start_reason = start_of(plan.spec, options)
         if collected.start == "clone":
             stage("template")
-            plan = replace(plan, template=get_template(plan, options.boot_timeout, say))
-            collected.start_reason = f"template {plan.template.key[:12]}" if plan.template else ""
+            template = get_template(plan, options.boot_timeout, say)
+            collected.template = template.key
+            plan = replace(plan, template=template)
         with running_guest(plan, options.boot_timeout, stage) as guest:
             collected.stages = guest.stages
             _run_steps(guest, plan, cell, options, folder, stage, collected)
@@ -115,7 +107,7 @@ def run_cell(
         "start": collected.start,
         "start_reason": collected.start_reason,
         "folder": str(folder),
-        "versions": _versions(cell, resources, collected.guest_python),
+        "versions": _versions(cell, resources, collected),
     }
     if error is not None:
         return CellResult(
@@ -225,7 +217,7 @@ class _TraceReader:
         return tuple(whole.decode("utf-8", errors="replace").splitlines())
 
 
-def _versions(cell: Cell, resources: Resources, guest_python: str) -> Versions:
+def _versions(cell: Cell, resources: Resources, collected: _Collected) -> Versions:
     emulation, image = resources.emulations[cell.qemu], resources.images[cell.kernel]
     return Versions(
         harness=__version__,
@@ -238,5 +230,6 @@ def _versions(cell: Cell, resources: Resources, guest_python: str) -> Versions:
         accelerator=emulation.accelerator.accelerator,
         accelerator_reason=emulation.accelerator.reason,
         payload=resources.payload.key,
-        guest_python=guest_python,
+        guest_python=collected.guest_python,
+        template=collected.template,
     )

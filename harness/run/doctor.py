@@ -103,8 +103,8 @@ def _mirror() -> Finding:
 
 
 def _memory() -> Finding:
-    free = available_memory()
-    detail = f"{free >> 20} MiB available, {len(os.sched_getaffinity(0))} cores: {default_jobs()} guests at once"
+    free, guests = available_memory(), default_jobs("clone")
+    detail = f"{free >> 20} MiB available, {len(os.sched_getaffinity(0))} cores: {guests} guests at once"
     return Finding(
         "memory", "ok" if free >= _MEMORY else "warn", detail, "" if free >= _MEMORY else "a guest takes 600 MB"
     )

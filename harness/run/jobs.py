@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
-from itertools import accumulate
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
@@ -22,7 +21,7 @@ JOBS_PER_CORE: Final[dict[StartKind, float]] = {"boot": 1.0, "clone": 1.0}
 _ROOT: Final = Path("/")
 
 
-def default_jobs(kind: StartKind = "boot") -> int:
+def default_jobs(kind: StartKind) -> int:
     """Guests at once where the user names no number, >= 1.
 
     Args:
@@ -30,21 +29,6 @@ def default_jobs(kind: StartKind = "boot") -> int:
     """
     by_cores = int(available_cores() * JOBS_PER_CORE[kind])
     return max(1, min(by_cores, available_memory() // GUEST_BYTES[kind]))
-
-
-def jobs_for(kinds: Collection[StartKind]) -> int:
-    """Guests at once for a run where the user names no number, >= 1.
-
-    Args:
-        kinds: how each guest of the run is started. Those that take the most memory may all run at the same time.
-    """
-    if not kinds:
-        return 1
-    by_cores = int(available_cores() * sum(JOBS_PER_CORE[kind] for kind in kinds) / len(kinds))
-    memory = available_memory()
-    together = accumulate(sorted((GUEST_BYTES[kind] for kind in kinds), reverse=True))
-    by_memory = sum(size <= memory for size in together)
-    return max(1, min(by_cores, by_memory))
 
 
 def available_cores(root: Path = _ROOT) -> float:

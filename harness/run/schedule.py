@@ -17,11 +17,11 @@ from harness.errors import ConfigurationError, InfrastructureError
 from harness.paths import runs_dir
 from harness.report.json_report import write_cell, write_run
 from harness.results import CellResult, Outcome, Progress, RunResult
-from harness.run.cell import run_cell, start_of
-from harness.run.cells import Cell, expand, machine_spec
+from harness.run.cell import run_cell
+from harness.run.cells import Cell, expand, machine_spec, start_of
 from harness.run.crew import Crew
 from harness.run.durations import Durations, key
-from harness.run.jobs import StartKind, available_memory, jobs_for
+from harness.run.jobs import StartKind, available_memory, default_jobs
 from harness.run.options import RunOptions
 from harness.run.resources import Resources, prepare
 
@@ -66,8 +66,9 @@ def run_scenarios(options: RunOptions, progress: Progress) -> RunResult:
     cells = expand(options)
     serial = _Serial(progress)
     resources = prepare(options, serial.message)
-    kinds = [start_of(machine_spec(cell.scenario), fresh_boot=options.fresh_boot)[0] for cell in cells]
-    jobs = min(options.jobs or jobs_for(kinds), len(cells))
+    kinds = [start_of(machine_spec(cell.scenario), options)[0] for cell in cells]
+    # The few that are booted among clones take more memory; there is room for that in the figure.
+    jobs = min(options.jobs or default_jobs("boot" if options.fresh_boot else "clone"), len(cells))
     folder = make_run_folder(options.out)
     progress.run_started(len(cells), jobs)
     crew = Crew(lambda index: _run_one(cells[index], resources, options, folder, serial))
