@@ -18,6 +18,7 @@ from harness.cli.options import (
     BootTimeout,
     Fetch,
     Filter,
+    FreshBoot,
     Jobs,
     Junit,
     Kernel,
@@ -103,6 +104,7 @@ def run(
     usdm: Usdm = None,
     timeout: Timeout = 120.0,
     boot_timeout: BootTimeout = 120.0,
+    fresh_boot: FreshBoot = False,
     fetch: Fetch = False,
     offline: Offline = False,
     mirror: Mirror = None,
@@ -110,8 +112,9 @@ def run(
 ) -> None:
     """Run scenarios on real guests and judge them.
 
-    Each scenario gets a guest of its own, on every QEMU build times every kernel that is named. The evidence stays in
-    the run folder, which the summary names. The exit code is that of the worst failure.
+    Each scenario gets a guest of its own, on every QEMU build times every kernel that is named: a clone of a template,
+    which is made when it is missing. The evidence stays in the run folder, which each failure names. The exit code is
+    that of the worst failure.
     """
 
     def body() -> int:
@@ -130,6 +133,7 @@ def run(
             usdm=usdm,
             timeout=timeout,
             boot_timeout=boot_timeout,
+            fresh_boot=fresh_boot,
             fetch=fetch,
             offline=offline,
             mirror=mirror,
@@ -258,6 +262,7 @@ def doctor(as_json: AsJson = False) -> None:
         "harness shell",
         "harness shell scenarios/dma/unmapped_read.yaml",
         "harness shell -c 'dmesg | grep DMAR' --kernel 7.2",
+        "harness shell --fresh-boot -c dmesg",
         "harness shell < commands.sh",
     )
 )
@@ -268,12 +273,13 @@ def shell(
     kernel: Annotated[list[str], typer.Option("--kernel", envvar="HARNESS_KERNEL", help="Guest kernel.")] = ["6.12"],  # noqa: B006
     accel: AccelOption = Accel.AUTO,
     boot_timeout: BootTimeout = 120.0,
+    fresh_boot: FreshBoot = False,
     usdm: Usdm = None,
     fetch: Fetch = False,
     offline: Offline = False,
     mirror: Mirror = None,
 ) -> None:
-    """Open a root shell in a fresh guest, over SSH. The payload (usdm and the guest's worker) is in /run/payload.
+    """Open a root shell in a new guest, over SSH. The payload (usdm and the guest's worker) is in /run/payload.
 
     Without a terminal, standard input is run as a script. The exit code is that of the shell or command. Ctrl-D ends
     the guest; nothing of it stays.
@@ -289,6 +295,7 @@ def shell(
             accel=accel.value,
             usdm=usdm,
             boot_timeout=boot_timeout,
+            fresh_boot=fresh_boot,
             fetch=fetch,
             offline=offline,
             mirror=mirror,

@@ -53,6 +53,14 @@ Timeout = Annotated[
 BootTimeout = Annotated[
     float, typer.Option("--boot-timeout", envvar="HARNESS_BOOT_TIMEOUT", min=1, help="Seconds until a guest is ready.")
 ]
+FreshBoot = Annotated[
+    bool,
+    typer.Option(
+        "--fresh-boot",
+        envvar="HARNESS_FRESH_BOOT",
+        help="Boot each guest from its kernel instead of cloning a template: slower, but nothing is shared.",
+    ),
+]
 Fetch = Annotated[
     bool, typer.Option("--fetch", envvar="HARNESS_FETCH", help="Build or download what the cache lacks (about 160 MB).")
 ]

@@ -23,7 +23,7 @@ from harness.run.jobs import StartKind
 from harness.run.options import RunOptions
 from harness.run.resources import Resources
 
-_SETUP_SECONDS = 60.0
+SETUP_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -141,13 +141,13 @@ def _run_steps(
     stage: Callable[[str], None],
     collected: _Collected,
 ) -> None:
-    setup = Deadline.after(_SETUP_SECONDS)
+    setup = Deadline.after(SETUP_SECONDS)
     stage("worker")
     worker = guest.start_worker(setup)
     collected.guest_python = worker.python
     devices = {device.name: device.at for device in plan.spec.devices}
     began = time.monotonic()
-    _ask(guest, "finding the devices", "_begin", {"devices": devices}, setup)
+    ask(guest, "finding the devices", "_begin", {"devices": devices}, setup)
     collected.stages["devices"] = time.monotonic() - began
     stage("steps")
     began = time.monotonic()
@@ -158,7 +158,7 @@ def _run_steps(
         answer = guest.request(f"step {index} ({step.kind})", step.kind, args, deadline)
         collected.steps.append(_evidence(index, step.kind, args, answer, trace.new_lines()))
     collected.stages["steps"] = time.monotonic() - began
-    values = _ask(guest, "reading the kernel log", "_end", {}, Deadline.after(_SETUP_SECONDS))
+    values = ask(guest, "reading the kernel log", "_end", {}, Deadline.after(SETUP_SECONDS))
     collected.kernel_log = tuple(str(line) for line in values["kernel_log"])
     _keep_stderr(folder, str(values["stderr"]))
 
@@ -169,8 +169,20 @@ def _keep_stderr(folder: Path, text: str) -> None:
         (folder / "worker.stderr").write_text(text, encoding="utf-8")
 
 
-def _ask(guest: Guest, doing: str, kind: str, args: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
-    """One of the harness's own requests; gives its values. Unlike a step's, its error is the infrastructure's."""
+def ask(guest: Guest, doing: str, kind: str, args: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
+    """One of the harness's own requests to a guest's worker; gives its values.
+
+    Args:
+        guest: the guest; its worker was started.
+        doing: what it is, for messages.
+        kind: the request's kind.
+        args: its arguments.
+        deadline: until when the answer must be there.
+
+    Raises:
+        InfrastructureError: the guest could not do it; the same in a step would be a matter of the verdict.
+        GuestPanic, GuestHang, GuestLost, EmulatorCrash: what happened instead.
+    """
     answer = guest.request(doing, kind, args, deadline)
     if answer.get("error"):
         raise InfrastructureError(f"{doing} failed in the guest: {answer['error']['message']}")

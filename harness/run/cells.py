@@ -24,6 +24,7 @@ class Cell:
         kernel: version of the guest's kernel, as in the image recipes.
         name: the scenario's id, with the point behind it where there is more than one.
         usdm: another ``usdm`` package that is under test, or None.
+        fresh_boot: its guest is booted although it could be cloned.
     """
 
     scenario: Scenario
@@ -31,6 +32,7 @@ class Cell:
     kernel: str
     name: str
     usdm: Path | None = None
+    fresh_boot: bool = False
 
     @property
     def folder_name(self) -> str:
@@ -43,6 +45,8 @@ class Cell:
         words = ["harness", "run", str(self.scenario.file), "--qemu", self.qemu, "--kernel", self.kernel]
         if self.usdm is not None:
             words += ["--usdm", str(self.usdm)]
+        if self.fresh_boot:
+            words.append("--fresh-boot")
         return shlex.join(words)
 
 
@@ -90,7 +94,7 @@ def expand(options: RunOptions) -> list[Cell]:
     for scenario in list_scenarios(options.paths):
         for qemu, kernel in points:
             name = scenario.id if len(points) == 1 else f"{scenario.id} [qemu {qemu}, kernel {kernel}]"
-            cells.append(Cell(scenario, qemu, kernel, name, options.usdm))
+            cells.append(Cell(scenario, qemu, kernel, name, options.usdm, options.fresh_boot))
     if not cells:
         raise ConfigurationError("there is no scenario to run", hint="'harness list' shows what there is")
     return cells

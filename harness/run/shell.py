@@ -1,4 +1,4 @@
-"""``harness shell``: a person, or a script on standard input, in a fresh guest."""
+"""``harness shell``: a person, or a script on standard input, in a new guest."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ import sys
 import termios
 import tty
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import paramiko
 
 from harness.deadline import Deadline
+from harness.guest.freeze import get_template
 from harness.guest.guest import Guest, running_guest
 from harness.guest.payload import GUEST_FOLDER
 from harness.machine.spec import DeviceSpec, MachineSpec
-from harness.run.cells import machine_spec
+from harness.run.cell import SETUP_SECONDS, ask
+from harness.run.cells import machine_spec, start_of
 from harness.run.options import RunOptions
 from harness.run.resources import prepare
 from harness.run.schedule import make_run_folder
@@ -30,10 +33,10 @@ _FOR_EVER = 10.0**7
 
 
 def open_shell(options: RunOptions, scenario: Path | None, command: str | None, say: Callable[[str], None]) -> int:
-    """Boot a guest and connect standard input and output with a shell, or run one command.
+    """Clone or boot a guest and connect standard input and output with a shell, or run one command.
 
     Args:
-        options: build, kernel, accelerator.
+        options: build, kernel, accelerator, whether to boot.
         scenario: a scenario whose machine is taken; None for one with an edu at 02:00.0.
         command: a command line instead of a shell.
         say: told what goes on.
@@ -49,14 +52,27 @@ def open_shell(options: RunOptions, scenario: Path | None, command: str | None, 
     emulation, image = resources.emulations[options.qemu[0]], resources.images[options.kernels[0]]
     folder = make_run_folder(options.out)
     plan = resources.plan(spec, options.qemu[0], options.kernels[0], folder)
-    say(f"booting {image.kernel_release} on QEMU {emulation.build.version} ({emulation.accelerator.accelerator})")
+    start, reason = start_of(spec, options)
+    if start == "clone":
+        plan = replace(plan, template=get_template(plan, options.boot_timeout, say))
+    doing = "cloning" if start == "clone" else "booting"
+    on = f"{image.kernel_release} on QEMU {emulation.build.version} ({emulation.accelerator.accelerator})"
+    say(f"{doing} {on}" + (f"; no clone: {reason}" if reason and not options.fresh_boot else ""))
     with running_guest(plan, options.boot_timeout, lambda stage: None) as guest:
+        _find_devices(guest, spec)
         devices = ", ".join(f"{device.name} at {device.at}" for device in spec.devices) or "no device"
         say(f"ready: {devices}; usdm is in {GUEST_FOLDER}, the console's log in {folder}; Ctrl-D ends the guest")
         return _attach(guest, command)
 
 
 _DEFAULT = MachineSpec(devices=(DeviceSpec("edu0", "edu", "02:00.0"),))
+
+
+def _find_devices(guest: Guest, spec: MachineSpec) -> None:
+    """Have the guest see its devices: a clone was frozen without them, and its kernel looks at a bus when told to."""
+    deadline = Deadline.after(SETUP_SECONDS)
+    guest.start_worker(deadline)
+    ask(guest, "finding the devices", "_begin", {"devices": {one.name: one.at for one in spec.devices}}, deadline)
 
 
 def _attach(guest: Guest, command: str | None) -> int:
