@@ -14,6 +14,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
 _LOADED = b"1" * 16
@@ -73,18 +74,22 @@ def serve(client: int, nonce: str) -> None:
             _write(client, execute(context, kind, args))
 
 
-def run(listener: socket.socket, loaded: int, nonce_file: str) -> NoReturn:
+def run(
+    listener: socket.socket, loaded: int, nonce_file: str, when_loaded: Callable[[], None] = lambda: None
+) -> NoReturn:
     """Be the worker, for one client after the other; each begins with a new context.
 
     Args:
         listener: A listening socket.
         loaded: Descriptor of a pipe; filled when everything is loaded, a byte for each time that the host may ask.
         nonce_file: Where the nonce is when a client comes.
+        when_loaded: Called once, when everything is loaded.
     """
     import faulthandler
 
     faulthandler.enable()  # a step that touches memory which is not there leaves its place on standard error
     load()
+    when_loaded()
     os.write(loaded, _LOADED)
     while True:
         # What is there now stays for good: collections need not look at it, nor write to its pages, which clones share.

@@ -16,7 +16,7 @@ from harness.image.recipe import Recipe
 
 _LIB = "usr/lib/x86_64-linux-gnu"
 _LOADER = "usr/lib64/ld-linux-x86-64.so.2"
-_PROGRAMS = ("usr/bin/busybox", "usr/sbin/dropbear", "usr/bin/dropbearkey")
+_PROGRAMS = ("usr/bin/busybox", "usr/sbin/dropbear")
 # Loaded at run time by name, so no program asks for it: pthread_cancel and thread exit need it.
 _LIBRARIES = ("libgcc_s.so.1",)
 _FOLDERS = ("dev", "proc", "sys", "run", "tmp", "root", "etc/harness", "usr/bin", "usr/sbin", "usr/lib64", _LIB)
@@ -44,6 +44,7 @@ _TEXTS = {
     # No password can match: keys only.
     "etc/shadow": "root:*:20000:0:99999:7:::\n",
     "etc/group": "root:x:0:\n",
+    "etc/fstab": "proc /proc proc defaults\nsysfs /sys sysfs defaults\ndev /dev devtmpfs defaults\n",
     "etc/shells": "/bin/sh\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
     "etc/hosts": "127.0.0.1 localhost guest\n",
