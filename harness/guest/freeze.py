@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import os
 import shutil
-import subprocess
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -27,6 +27,7 @@ from harness.machine.snapshot import Method, best_method, freeze
 from harness.machine.template import STATE_FILE, Ingredients, Template, find_template, store_template
 
 BOOT_FOLDER = "boot"
+_PUNCH_HOLE_KEEP_SIZE = 3
 _BUFFER: dict[str, object] = {"buffer": "a", "offset": 0, "size": 4096, "pattern": "counter", "seed": 0}
 _REHEARSAL: tuple[tuple[str, dict[str, object]], ...] = (
     ("_begin", {"devices": {}}),
@@ -116,7 +117,7 @@ def _make(plan: GuestPlan, method: Method, state: Path, ram: Path | None, boot_s
     finally:
         emulator.stop()
     if ram is not None:
-        _dig_holes(ram)
+        _give_back(ram)
         ram.chmod(0o444)
     state.chmod(0o444)
     return hello
@@ -156,10 +157,21 @@ def _allocate(ram: Path, size: int) -> None:
         os.posix_fallocate(file.fileno(), 0, size)
 
 
-def _dig_holes(ram: Path) -> None:
-    """Give back the space of pages that the guest never touched; without the program they just stay."""
-    if program := shutil.which("fallocate"):
-        subprocess.run([program, "--dig-holes", str(ram)], check=False, capture_output=True)
+def _give_back(ram: Path) -> None:
+    """Give back the space of what the guest never touched; where the file system cannot, it just stays."""
+    punch = ctypes.CDLL(None, use_errno=True).fallocate
+    punch.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong]
+    with ram.open("r+b") as file:
+        fd, size = file.fileno(), ram.stat().st_size
+        hole = 0
+        while hole < size:
+            try:
+                data = os.lseek(fd, hole, os.SEEK_DATA)
+            except OSError:  # ENXIO: none behind it
+                data = size
+            if data > hole and punch(fd, _PUNCH_HOLE_KEEP_SIZE, hole, data - hole) != 0:
+                return
+            hole = os.lseek(fd, data, os.SEEK_HOLE) if data < size else size
 
 
 @cache

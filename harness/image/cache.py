@@ -254,6 +254,8 @@ def _make(kind: str, key: str, fill: Callable[[Path], dict[str, object]]) -> Ent
             "files": {name: _digest(path) for name, path in _files(temporary)},
         }
         (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
+        stamps = {name: _stamp(path) for name, path in _files(temporary)}
+        (temporary / _STAMPS).write_text(json.dumps(stamps), encoding="utf-8")
         # The rename must not come to the disk before the data: a power cut would leave an entry of empty files.
         os.sync()
         folder = _folder(kind, key)
@@ -330,8 +332,7 @@ def _verify(entry: Entry, key: str, *, trust_stamps: bool) -> str | None:
     for name, digest in wanted.items():
         path = entry.folder / name
         try:
-            stat = path.lstat()
-            stamp = [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+            stamp = _stamp(path)
             if stamps.get(name) != stamp and _digest(path) != digest:
                 return f"{name} was changed"
         except OSError:
@@ -345,6 +346,12 @@ def _verify(entry: Entry, key: str, *, trust_stamps: bool) -> str | None:
         except OSError:
             temporary.unlink(missing_ok=True)  # only costs hashing again
     return None
+
+
+def _stamp(path: Path) -> list[int]:
+    """What changes with a file's content: inode, size, times."""
+    stat = path.lstat()
+    return [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def _load_stamps(folder: Path) -> dict[str, list[int]]:
