@@ -32,6 +32,7 @@ from harness.cli.options import (
     examples,
 )
 from harness.cli.stores import image_app, qemu_app
+from harness.cli.templates import template_app
 from harness.errors import ConfigurationError, FailureClass
 
 # Everything else is imported by the command that needs it: --help and a mistyped option answer at once.
@@ -52,6 +53,7 @@ app = typer.Typer(
 )
 app.add_typer(image_app, name="image")
 app.add_typer(qemu_app, name="qemu")
+app.add_typer(template_app, name="template")
 
 
 def _jobs(text: str) -> int | None:

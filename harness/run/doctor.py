@@ -16,8 +16,10 @@ from harness.image.mirror import host_mirror
 from harness.image.recipe import load_recipe, recipe_names
 from harness.machine.accel import decide
 from harness.machine.builds import BUILDS, DEFAULT, list_builds
+from harness.machine.template import list_templates
 from harness.paths import cache_dir
 from harness.run.jobs import available_memory, default_jobs
+from harness.run.templates import default_key
 
 _PROGRAMS = {"apt-get": "apt", "apt-config": "apt", "dpkg-deb": "dpkg", "gpgv": "gpgv", "setpriv": "util-linux"}
 _PYTHON = (3, 11)
@@ -25,7 +27,7 @@ _MACHINES = ("x86_64", "AMD64")
 # What the keys of the suites that the images come from say of themselves, as plain text in the keyring. Whether a
 # signature is good is apt's business; this only finds a keyring that is older than the suite.
 _SUITE_KEY = b"(13/trixie)"
-_DISK = 2 << 30
+_DISK = 3 << 30
 _MEMORY = 1 << 30
 
 
@@ -57,6 +59,7 @@ def examine() -> list[Finding]:
     findings += [_keyring(), _mirror(), _memory(), _disk()]
     findings += _builds()
     findings += [_image(name) for name in recipe_names()]
+    findings.append(templates_finding())
     return findings
 
 
@@ -118,7 +121,7 @@ def _disk() -> Finding:
     detail = f"{free >> 20} MiB free for {cache_dir()}"
     if free >= _DISK:
         return Finding("disk", "ok", detail)
-    return Finding("disk", "warn", detail, "a QEMU build and an image take about 1 GB while they are made")
+    return Finding("disk", "warn", detail, "1 GB for a QEMU build and an image being made, 500 MB for each template")
 
 
 def _builds() -> list[Finding]:
@@ -148,3 +151,18 @@ def _image(name: str) -> Finding:
         return Finding(title, "ok", find_image(name).kernel_release)
     except HarnessError as error:
         return Finding(title, "warn", error.message, f"harness image build {name}")
+
+
+def templates_finding() -> Finding:
+    """How many templates there are, and whether most guests of a run would have to wait for theirs."""
+    found = list_templates()
+    detail = f"{len(found)}, {sum(one.disk_bytes for one in found) >> 20} MiB" if found else "none"
+    try:
+        here = default_key() in {one.key for one in found}
+    except HarnessError as error:
+        return Finding(
+            "templates", "warn", f"{detail}; none can be made yet: {error.message}", error.hint or "harness fetch"
+        )
+    if here:
+        return Finding("templates", "ok", f"{detail}; the one that most guests are cloned from is there")
+    return Finding("templates", "warn", f"{detail}; the first run makes those that it needs", "harness template build")
