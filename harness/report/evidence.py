@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from harness.report.text import clean, fault_line, one_line
+from harness.report.text import clean, fault_line, one_line, started
 from harness.results import CellResult, Check, FaultRecord, StepEvidence
 
 _ARGS: Final = 60
@@ -41,10 +41,11 @@ def _paragraphs(cell: CellResult) -> Iterator[str]:
         "hint": cell.hint or "",
         "source": cell.source,
         "file": cell.file,
+        "guest": started(cell),
         "folder": cell.folder,
         "rerun": cell.rerun,
         "time": f"{cell.seconds:.1f} s"
-        + "".join(f", {stage} {seconds:.1f} s" for stage, seconds in cell.stages.items()),
+        + "".join(f", {stage} {seconds:.2f} s" for stage, seconds in cell.stages.items()),
     }
     if cell.versions is not None:
         facts |= {name.replace("_", " "): str(text) for name, text in cell.versions.model_dump().items()}

@@ -73,6 +73,8 @@ def _case(suite: ET.Element, cell: CellResult, family: str, *, distinct: bool) -
         "title": cell.title,
         "source": cell.source,
         "failure_class": cell.failure_class or "",
+        "start": cell.start,
+        "start_reason": cell.start_reason,
         "folder": cell.folder,
         "rerun": cell.rerun,
         "hint": cell.hint or "",

@@ -15,7 +15,7 @@ from rich.progress import Progress as RichProgress
 from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from harness.report.text import ORDER, counts, one_line, reasons, summary, variant
+from harness.report.text import ORDER, counts, one_line, reasons, started, summary, variant
 from harness.results import CellResult, Outcome, Progress, RunResult
 
 _STYLES: Final = {Outcome.PASS: "green", Outcome.FAIL: "red", Outcome.ERROR: "bold red", Outcome.SKIP: "yellow"}
@@ -131,6 +131,7 @@ class TerminalReport(Progress):
             for text in cell.console_tail[-_CONSOLE_LINES:]:
                 self._fact("console", one_line(text))
         self._fact("hint", cell.hint)
+        self._fact("guest", started(cell))
         self._fact("folder", cell.folder)
         self._fact("rerun", cell.rerun)
 

@@ -16,6 +16,10 @@ from harness.results import CellResult, FaultRecord, Outcome, RunResult
 _ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]{0,32}[ -/]{0,4}[@-~]|\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)|[@-Z\\^_])")
 _FORBIDDEN: Final = re.compile("[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
+_KEY_DIGITS: Final = 12
+# The reason of a boot that the user asked for.
+_ASKED: Final = "--fresh-boot"
+
 ORDER: Final = (Outcome.ERROR, Outcome.FAIL, Outcome.SKIP, Outcome.PASS)
 """Outcomes, the worst first."""
 
@@ -51,6 +55,21 @@ def variant(cell: CellResult) -> str:
     if cell.versions is None:
         return ""
     return one_line(f"qemu {cell.versions.qemu}, kernel {cell.versions.kernel}")
+
+
+def started(cell: CellResult) -> str:
+    """How a cell's guest was started: ``clone of template 60c2e5460d0f``, or ``booted`` and why; empty without one."""
+    if cell.start == "boot":
+        return one_line(f"booted ({cell.start_reason})" if cell.start_reason else "booted")
+    if cell.start == "clone":
+        key = cell.versions.template if cell.versions is not None else ""
+        return f"clone of template {one_line(key)[:_KEY_DIGITS]}" if key else "none, its template could not be made"
+    return ""
+
+
+def booted(cells: Iterable[CellResult]) -> dict[str, str]:
+    """The cells whose guests were booted although clones were wanted, and why."""
+    return {cell.scenario: cell.start_reason for cell in cells if cell.start == "boot" and cell.start_reason != _ASKED}
 
 
 def reasons(cell: CellResult) -> list[str]:
