@@ -32,6 +32,7 @@ class _Collected:
 
     steps: list[StepEvidence] = field(default_factory=list)
     kernel_log: tuple[str, ...] = ()
+    waited: dict[str, float] = field(default_factory=dict)
     stages: dict[str, float] = field(default_factory=dict)
     guest_python: str = ""
     start: StartKind | Literal[""] = ""
@@ -78,7 +79,9 @@ def run_cell(
         collected.start, collected.start_reason = start_of(plan.spec, options)
         if collected.start == "clone":
             stage("template")
+            began = time.monotonic()
             template = get_template(plan, options.boot_timeout, say)
+            collected.waited["template"] = time.monotonic() - began
             collected.template = template.key
             plan = replace(plan, template=template)
         with running_guest(plan, options.boot_timeout, stage) as guest:
@@ -103,7 +106,7 @@ def run_cell(
     common |= {
         "evidence": evidence,
         "seconds": round(time.monotonic() - started, 3),
-        "stages": {name: round(seconds, 3) for name, seconds in collected.stages.items()},
+        "stages": {name: round(seconds, 3) for name, seconds in (collected.waited | collected.stages).items()},
         "start": collected.start,
         "start_reason": collected.start_reason,
         "folder": str(folder),

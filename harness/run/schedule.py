@@ -105,9 +105,12 @@ def longest_first(cells: Sequence[Cell], kinds: Sequence[StartKind], known: Mapp
 
 
 def _durations(cells: Sequence[Cell], results: Mapping[int, CellResult]) -> dict[str, float]:
-    """What a run has taught about durations. What an error took (a hang: its time-out) says nothing."""
+    """What a run has taught about durations. What an error took (a hang: its time-out) says nothing.
+
+    Nor does the wait for a template, which happens once.
+    """
     return {
-        key(cells[index].scenario.id, result.start): result.seconds
+        key(cells[index].scenario.id, result.start): max(0.0, result.seconds - result.stages.get("template", 0.0))
         for index, result in results.items()
         if result.start and result.outcome in (Outcome.PASS, Outcome.FAIL)
     }
