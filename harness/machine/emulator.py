@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -131,7 +132,8 @@ class Emulator:
                 console=files.console,
                 log=files.log,
             )
-            arguments = build_argv(
+            arguments = partial(
+                build_argv,
                 spec,
                 boot,
                 wiring,
@@ -139,11 +141,10 @@ class Emulator:
                 accelerator=accelerator,
                 sandbox=capabilities.sandbox,
                 properties=capabilities.properties,
-                ram=ram,
-                incoming=incoming,
             )
-            argv = [*build.argv_prefix, *arguments]
-            files.script.write_text(pasteable(argv, build.env), encoding="utf-8")
+            argv = [*build.argv_prefix, *arguments(ram=ram, incoming=incoming)]
+            # By hand the machine boots: nobody would load a template into it there.
+            files.script.write_text(pasteable([*build.argv_prefix, *arguments()], build.env), encoding="utf-8")
             files.console.touch()
             files.log.touch()
             stage = deadline.sooner(_START_SECONDS)
