@@ -27,7 +27,7 @@ _MACHINES = ("x86_64", "AMD64")
 # What the keys of the suites that the images come from say of themselves, as plain text in the keyring. Whether a
 # signature is good is apt's business; this only finds a keyring that is older than the suite.
 _SUITE_KEY = b"(13/trixie)"
-_DISK = 3 << 30
+_DISK = 2 << 30
 _MEMORY = 1 << 30
 
 
@@ -121,7 +121,9 @@ def _disk() -> Finding:
     detail = f"{free >> 20} MiB free for {cache_dir()}"
     if free >= _DISK:
         return Finding("disk", "ok", detail)
-    return Finding("disk", "warn", detail, "1 GB for a QEMU build and an image being made, 500 MB for each template")
+    return Finding(
+        "disk", "warn", detail, "a QEMU build and an image take about 1 GB while they are made, a template 500 MB"
+    )
 
 
 def _builds() -> list[Finding]:
