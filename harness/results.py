@@ -182,7 +182,6 @@ class CellResult(Record):
         seconds: wall time of the cell.
         stages: stage name (``boot``, ``connect``, ``steps``, ...) to seconds.
         start: ``clone`` of a template or ``boot``; empty when no guest was started.
-        start_reason: why the guest was booted.
         folder: the run folder of the cell, or empty when there is none.
         rerun: a command line that runs exactly this cell again.
         console_tail: the console's last lines, for errors.
@@ -199,7 +198,6 @@ class CellResult(Record):
     seconds: float = 0.0
     stages: dict[str, float] = Field(default_factory=dict)
     start: Literal["clone", "boot", ""] = ""
-    start_reason: str = ""
     folder: str = ""
     rerun: str = ""
     versions: Versions | None = None

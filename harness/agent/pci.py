@@ -28,14 +28,14 @@ def driver_of(address: str, sysfs: str = SYSFS_PCI) -> str | None:
         return None
 
 
-def scan(address: str, sysfs: str = SYSFS_PCI) -> None:
-    """See that a function is there, also one that was plugged in a moment ago.
+def scan(address: str, replaced: bool, sysfs: str = SYSFS_PCI) -> None:
+    """See that a function is there, also one that the kernel has not looked for since it began to run here.
 
-    The kernel's own hotplug handler may not have begun, or may have made the function's folder but not yet given it its
-    memory. A scan takes the lock that the handler holds, so when the write returns the function is whole.
+    A scan of the bus is done, memory assigned and drivers asked, when the write returns.
 
     Args:
         address: The function, e.g. `02:00.0`.
+        replaced: The kernel knows another device at this address, which is gone.
         sysfs: Where the bus is; another folder in tests.
 
     Raises:
@@ -43,6 +43,8 @@ def scan(address: str, sysfs: str = SYSFS_PCI) -> None:
     """
     name = full_bdf(address)
     bus = name.rpartition(":")[0]
+    if replaced:
+        _write(f"{sysfs}/devices/{name}/remove", "1")
     try:
         _write(f"{sysfs}/../../class/pci_bus/{bus}/rescan", "1")
     except FileNotFoundError:

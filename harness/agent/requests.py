@@ -21,13 +21,14 @@ _STDERR_BYTES = 64 * 1024
 
 
 def begin(context: Context, args: dict[str, Any]) -> Outcome:
-    """Take in the devices, `{"devices": {"edu0": "02:00.0"}}`, see that they are there, and mark the kernel's log.
+    """Take in the devices, see that they are there, and mark the kernel's log.
 
-    A device may have been plugged in a moment ago.
+    Arguments: `devices`, name to address, `{"edu0": "02:00.0"}`; `replaced`, the addresses at which the kernel knows a
+    device of the template that this guest was cloned from.
     """
     context.addresses.update(args["devices"])
     for address in args["devices"].values():
-        pci.scan(address)
+        pci.scan(address, address in args["replaced"])
     context.kernel_log = KernelLog.open()
     context.log_start = context.kernel_log.mark()
     return Outcome()

@@ -135,12 +135,10 @@ def template_build(
         needs = find_needs(options, _note)
         built = [build_template(wanted, options, _note) for wanted in needs.templates]
         if as_json:
-            document = {"templates": [one.as_dict() for one in built], "booted": needs.booted, "skipped": needs.skipped}
+            document = {"templates": [one.as_dict() for one in built], "skipped": needs.skipped}
             _say(json.dumps(document))
         else:
             _table([_row(one) for one in built])
-            for name, reason in needs.booted.items():
-                _say(f"booted, so without a template: {name} ({reason})")
             for name, reason in needs.skipped.items():
                 _say(f"skipped, so without a template: {name} ({reason})")
         for one in built:

@@ -30,7 +30,7 @@ BOOT_FOLDER = "boot"
 _PUNCH_HOLE_KEEP_SIZE = 3
 _BUFFER: dict[str, object] = {"buffer": "a", "offset": 0, "size": 4096, "pattern": "counter", "seed": 0}
 _REHEARSAL: tuple[tuple[str, dict[str, object]], ...] = (
-    ("_begin", {"devices": {}}),
+    ("_begin", {"devices": {}, "replaced": []}),
     ("buffer", {"as": "a", "size": 4096, "backing": "anonymous"}),
     ("fill", _BUFFER),
     ("check", _BUFFER),
@@ -47,7 +47,7 @@ def ingredients(plan: GuestPlan, method: Method | None = None) -> Ingredients:
         method: how RAM is kept; None for the build's best.
     """
     return Ingredients(
-        spec=plan.spec.bare,
+        spec=plan.spec.frozen,
         boot=plan.boot,
         build=plan.build,
         capabilities=plan.capabilities,

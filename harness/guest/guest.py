@@ -57,6 +57,8 @@ class Guest:
     """A running guest. Use :func:`running_guest`.
 
     Args:
+        spec: its machine.
+        cloned: whether it is a clone of a template.
         emulator: its QEMU.
         control: its control port.
         identity: nonce and host key.
@@ -64,6 +66,8 @@ class Guest:
         stages: seconds of ``start``, ``boot`` or ``restore``, ``identity``, ``connect``, ``worker``.
     """
 
+    spec: MachineSpec
+    cloned: bool
     emulator: Emulator
     control: ControlPort
     identity: Identity
@@ -92,6 +96,32 @@ class Guest:
             self._worker = Worker(self.ssh, self.identity.nonce, deadline)
         self.stages["worker"] = time.monotonic() - started
         return self._worker
+
+    def find_devices(self, deadline: Deadline) -> None:
+        """Have the worker see that the devices under test are there, and mark the kernel's log.
+
+        A clone was frozen without them, and its kernel looks at a bus when it is told to.
+
+        Raises:
+            InfrastructureError: a device is missing.
+            GuestPanic, GuestHang, GuestLost, EmulatorCrash: what happened instead.
+        """
+        devices = {device.name: device.at for device in self.spec.devices}
+        replaced = [device.at for device in self.spec.fixed_devices] if self.cloned else []
+        self.ask("finding the devices", "_begin", {"devices": devices, "replaced": replaced}, deadline)
+
+    def ask(self, doing: str, kind: str, args: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
+        """One of the harness's own requests; gives its values. Unlike a step's, its error is the infrastructure's.
+
+        Raises:
+            InfrastructureError: the worker answered with an error.
+            GuestPanic, GuestHang, GuestLost, EmulatorCrash: what happened instead.
+        """
+        answer = self.request(doing, kind, args, deadline)
+        if answer.get("error"):
+            raise InfrastructureError(f"{doing} failed in the guest: {answer['error']['message']}")
+        values: dict[str, Any] = answer.get("values", {})
+        return values
 
     def request(self, doing: str, kind: str, args: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
         """Have the worker do something.
@@ -192,7 +222,7 @@ def running_guest(plan: GuestPlan, boot_seconds: float, stage: Callable[[str], N
             doing("logging in over SSH")
             ssh = SshConnection(emulator.ssh, key, identity.host_key, deadline)
         watch.leave()
-        yield Guest(emulator, control, identity, ssh, watch.seconds)
+        yield Guest(plan.spec, template is not None, emulator, control, identity, ssh, watch.seconds)
     finally:
         if ssh is not None:
             ssh.close()

@@ -59,14 +59,15 @@ class MachineSpec:
     buses: int = 4
 
     @property
-    def bare(self) -> MachineSpec:
-        """The same machine without its devices under test: what a template is made of."""
-        return replace(self, devices=())
+    def frozen(self) -> MachineSpec:
+        """The same machine as a template has it: without the devices under test that a clone can add."""
+        return replace(self, devices=self.fixed_devices)
 
     @property
     def fixed_devices(self) -> tuple[DeviceSpec, ...]:
-        """The devices that a clone cannot have unless its template had them: those on bus 0.
+        """The devices that a clone can only have when its template had them: those on bus 0.
 
-        The firmware names each function of bus 0 in the DMAR table, and the kernel gives the others no IOMMU group.
+        The firmware names each function of bus 0 in the DMAR table, and the kernel gives others no IOMMU group. The
+        device itself still begins anew in each clone.
         """
         return tuple(device for device in self.devices if device.bdf[0] == 0)

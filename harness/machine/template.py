@@ -69,7 +69,7 @@ class Ingredients:
     """What a template is made of.
 
     Args:
-        spec: the machine, without devices under test.
+        spec: the machine as it is frozen (``MachineSpec.frozen``).
         boot: kernel and initramfs.
         build: the QEMU build.
         capabilities: what the build can do.
@@ -114,12 +114,13 @@ class Ingredients:
             words.insert(1, f"{self.spec.aw_bits} bits")
         if self.spec.buses != MachineSpec().buses:
             words.append(f"{self.spec.buses} buses")
+        devices = [f"{device.model} at {device.at}" for device in self.spec.devices]
         return {
             "name": f"QEMU {self.build.name}",
             "qemu": f"{self.build.version} ({self.build.name})",
             "qemu_key": self.build.key,
             "image": self.boot.key,
-            "machine": ", ".join([*words, *self.spec.kernel_args]),
+            "machine": ", ".join([*words, *devices, *self.spec.kernel_args]),
             "accelerator": self.accelerator,
             "payload": self.payload,
             "method": str(self.method),

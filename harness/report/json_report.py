@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 from pydantic import ValidationError
 
 from harness.errors import INTERRUPTED, ConfigurationError, FailureClass, worst_exit_code
-from harness.report.text import booted, counts, write_text
+from harness.report.text import counts, write_text
 from harness.results import CellResult, Outcome, Record, RunResult
 
 CELL_FILE: Final = "verdict.json"
@@ -30,14 +30,12 @@ def write_run(result: RunResult, folder: Path) -> Path:
 
 
 def run_json(result: RunResult) -> str:
-    """A run for another program: outcomes, verdicts, counts, what was booted and the exit code, without the evidence.
+    """A run for another program: outcomes, verdicts, counts and the exit code, without the evidence.
 
-    ``booted`` has the cells whose guests were booted although clones were wanted, and why. The evidence is in the
-    cells' folders and in ``run.json``.
+    The evidence is in the cells' folders and in ``run.json``.
     """
     document = result.model_dump(exclude={"cells": {"__all__": {"evidence"}}})
     document["counts"] = {str(outcome): number for outcome, number in counts(result.cells).items()}
-    document["booted"] = booted(result.cells)
     document["exit_code"] = exit_code(result)
     return _text(document)
 

@@ -74,7 +74,6 @@ def _case(suite: ET.Element, cell: CellResult, family: str, *, distinct: bool) -
         "source": cell.source,
         "failure_class": cell.failure_class or "",
         "start": cell.start,
-        "start_reason": cell.start_reason,
         "folder": cell.folder,
         "rerun": cell.rerun,
         "hint": cell.hint or "",

@@ -17,8 +17,6 @@ _ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]{0,32}[ -/]{0,4}[@-~]|\][^\x07\x1b]
 _FORBIDDEN: Final = re.compile("[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 _KEY_DIGITS: Final = 12
-# The reason of a boot that the user asked for.
-_ASKED: Final = "--fresh-boot"
 
 ORDER: Final = (Outcome.ERROR, Outcome.FAIL, Outcome.SKIP, Outcome.PASS)
 """Outcomes, the worst first."""
@@ -58,18 +56,13 @@ def variant(cell: CellResult) -> str:
 
 
 def started(cell: CellResult) -> str:
-    """How a cell's guest was started: ``clone of template 60c2e5460d0f``, or ``booted`` and why; empty without one."""
+    """How a cell's guest was started: ``clone of template 60c2e5460d0f``, or ``booted``; empty without one."""
     if cell.start == "boot":
-        return one_line(f"booted ({cell.start_reason})" if cell.start_reason else "booted")
+        return "booted"
     if cell.start == "clone":
         key = cell.versions.template if cell.versions is not None else ""
         return f"clone of template {one_line(key)[:_KEY_DIGITS]}" if key else "none, its template could not be made"
     return ""
-
-
-def booted(cells: Iterable[CellResult]) -> dict[str, str]:
-    """The cells whose guests were booted although clones were wanted, and why."""
-    return {cell.scenario: cell.start_reason for cell in cells if cell.start == "boot" and cell.start_reason != _ASKED}
 
 
 def reasons(cell: CellResult) -> list[str]:

@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 from harness import __version__
 from harness.deadline import Deadline
-from harness.errors import FailureClass, HarnessError, InfrastructureError
+from harness.errors import FailureClass, HarnessError
 from harness.guest.freeze import get_template
 from harness.guest.guest import Guest, GuestPlan, running_guest
 from harness.judge import judge
 from harness.machine.emulator import tail
 from harness.results import CellResult, Evidence, Outcome, StepError, StepEvidence, Versions
-from harness.run.cells import Cell, machine_spec, start_of
+from harness.run.cells import Cell, machine_spec
 from harness.run.jobs import StartKind
 from harness.run.options import RunOptions
 from harness.run.resources import Resources
@@ -36,7 +36,6 @@ class _Collected:
     stages: dict[str, float] = field(default_factory=dict)
     guest_python: str = ""
     start: StartKind | Literal[""] = ""
-    start_reason: str = ""
     template: str = ""
 
 
@@ -76,8 +75,8 @@ def run_cell(
     error: HarnessError | None = None
     try:
         plan = resources.plan(machine_spec(scenario), cell.qemu, cell.kernel, folder)
-        collected.start, collected.start_reason = start_of(plan.spec, options)
-        if collected.start == "clone":
+        collected.start = options.start
+        if options.start == "clone":
             stage("template")
             began = time.monotonic()
             template = get_template(plan, options.boot_timeout, say)
@@ -108,7 +107,6 @@ def run_cell(
         "seconds": round(time.monotonic() - started, 3),
         "stages": {name: round(seconds, 3) for name, seconds in (collected.waited | collected.stages).items()},
         "start": collected.start,
-        "start_reason": collected.start_reason,
         "folder": str(folder),
         "versions": _versions(cell, resources, collected),
     }
@@ -148,9 +146,8 @@ def _run_steps(
     stage("worker")
     worker = guest.start_worker(setup)
     collected.guest_python = worker.python
-    devices = {device.name: device.at for device in plan.spec.devices}
     began = time.monotonic()
-    ask(guest, "finding the devices", "_begin", {"devices": devices}, setup)
+    guest.find_devices(setup)
     collected.stages["devices"] = time.monotonic() - began
     stage("steps")
     began = time.monotonic()
@@ -161,7 +158,7 @@ def _run_steps(
         answer = guest.request(f"step {index} ({step.kind})", step.kind, args, deadline)
         collected.steps.append(_evidence(index, step.kind, args, answer, trace.new_lines()))
     collected.stages["steps"] = time.monotonic() - began
-    values = ask(guest, "reading the kernel log", "_end", {}, Deadline.after(SETUP_SECONDS))
+    values = guest.ask("reading the kernel log", "_end", {}, Deadline.after(SETUP_SECONDS))
     collected.kernel_log = tuple(str(line) for line in values["kernel_log"])
     _keep_stderr(folder, str(values["stderr"]))
 
@@ -170,27 +167,6 @@ def _keep_stderr(folder: Path, text: str) -> None:
     """What the worker printed beside its answers, where it did."""
     if text:
         (folder / "worker.stderr").write_text(text, encoding="utf-8")
-
-
-def ask(guest: Guest, doing: str, kind: str, args: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
-    """One of the harness's own requests to a guest's worker; gives its values.
-
-    Args:
-        guest: the guest; its worker was started.
-        doing: what it is, for messages.
-        kind: the request's kind.
-        args: its arguments.
-        deadline: until when the answer must be there.
-
-    Raises:
-        InfrastructureError: the guest could not do it; the same in a step would be a matter of the verdict.
-        GuestPanic, GuestHang, GuestLost, EmulatorCrash: what happened instead.
-    """
-    answer = guest.request(doing, kind, args, deadline)
-    if answer.get("error"):
-        raise InfrastructureError(f"{doing} failed in the guest: {answer['error']['message']}")
-    values: dict[str, Any] = answer.get("values", {})
-    return values
 
 
 def _evidence(

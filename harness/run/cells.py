@@ -9,7 +9,6 @@ from pathlib import Path
 from harness.errors import ConfigurationError
 from harness.machine.spec import DeviceSpec, MachineSpec
 from harness.paths import scenarios_dir
-from harness.run.jobs import StartKind
 from harness.run.options import RunOptions
 from harness.scenario import Problem, Scenario, ScenarioError, find_scenarios, load_scenario
 
@@ -48,16 +47,6 @@ class Cell:
         if self.fresh_boot:
             words.append("--fresh-boot")
         return shlex.join(words)
-
-
-def start_of(spec: MachineSpec, options: RunOptions) -> tuple[StartKind, str]:
-    """How a guest on a machine is started, and why it is booted when it is."""
-    if options.fresh_boot:
-        return "boot", "--fresh-boot"
-    if spec.fixed_devices:
-        names = ", ".join(f"{device.name} at {device.at}" for device in spec.fixed_devices)
-        return "boot", f"{names}: a clone's bus 0 is that of its template"
-    return "clone", ""
 
 
 def list_scenarios(paths: tuple[Path, ...]) -> list[Scenario]:

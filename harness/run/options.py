@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from harness.run.jobs import StartKind
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
@@ -42,3 +44,8 @@ class RunOptions:
     offline: bool = False
     mirror: str | None = None
     argv: tuple[str, ...] = ()
+
+    @property
+    def start(self) -> StartKind:
+        """How guests are started."""
+        return "boot" if self.fresh_boot else "clone"

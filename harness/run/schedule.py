@@ -18,7 +18,7 @@ from harness.paths import runs_dir
 from harness.report.json_report import write_cell, write_run
 from harness.results import CellResult, Outcome, Progress, RunResult
 from harness.run.cell import run_cell
-from harness.run.cells import Cell, expand, machine_spec, start_of
+from harness.run.cells import Cell, expand
 from harness.run.crew import Crew
 from harness.run.durations import Durations, key
 from harness.run.jobs import StartKind, available_memory, default_jobs
@@ -66,14 +66,12 @@ def run_scenarios(options: RunOptions, progress: Progress) -> RunResult:
     cells = expand(options)
     serial = _Serial(progress)
     resources = prepare(options, serial.message)
-    kinds = [start_of(machine_spec(cell.scenario), options)[0] for cell in cells]
-    # The few that are booted among clones take more memory; there is room for that in the figure.
-    jobs = min(options.jobs or default_jobs("boot" if options.fresh_boot else "clone"), len(cells))
+    jobs = min(options.jobs or default_jobs(options.start), len(cells))
     folder = make_run_folder(options.out)
     progress.run_started(len(cells), jobs)
     crew = Crew(lambda index: _run_one(cells[index], resources, options, folder, serial))
     durations = Durations()
-    crew.run(longest_first(cells, kinds, durations.load()), jobs)
+    crew.run(longest_first(cells, options.start, durations.load()), jobs)
     durations.merge(_durations(cells, crew.results))
     run = RunResult(
         started=started,
@@ -92,15 +90,15 @@ def run_scenarios(options: RunOptions, progress: Progress) -> RunResult:
     return run
 
 
-def longest_first(cells: Sequence[Cell], kinds: Sequence[StartKind], known: Mapping[str, float]) -> list[int]:
+def longest_first(cells: Sequence[Cell], start: StartKind, known: Mapping[str, float]) -> list[int]:
     """The cells' indices in the order to start them in, so that no long one begins when the others are done.
 
     Args:
         cells: the cells.
-        kinds: how the guest of each will be started.
+        start: how their guests are started.
         known: seconds by ``harness.run.durations.key``. Cells without come first, since they may be long.
     """
-    seconds = [known.get(key(cell.scenario.id, kind), math.inf) for cell, kind in zip(cells, kinds, strict=True)]
+    seconds = [known.get(key(cell.scenario.id, start), math.inf) for cell in cells]
     return sorted(range(len(cells)), key=lambda index: -seconds[index])
 
 

@@ -19,8 +19,8 @@ from harness.guest.freeze import get_template
 from harness.guest.guest import Guest, running_guest
 from harness.guest.payload import GUEST_FOLDER
 from harness.machine.spec import DeviceSpec, MachineSpec
-from harness.run.cell import SETUP_SECONDS, ask
-from harness.run.cells import machine_spec, start_of
+from harness.run.cell import SETUP_SECONDS
+from harness.run.cells import machine_spec
 from harness.run.options import RunOptions
 from harness.run.resources import prepare
 from harness.run.schedule import make_run_folder
@@ -52,27 +52,21 @@ def open_shell(options: RunOptions, scenario: Path | None, command: str | None, 
     emulation, image = resources.emulations[options.qemu[0]], resources.images[options.kernels[0]]
     folder = make_run_folder(options.out)
     plan = resources.plan(spec, options.qemu[0], options.kernels[0], folder)
-    start, reason = start_of(spec, options)
-    if start == "clone":
+    if options.start == "clone":
         plan = replace(plan, template=get_template(plan, options.boot_timeout, say))
-    doing = "cloning" if start == "clone" else "booting"
+    doing = "cloning" if options.start == "clone" else "booting"
     on = f"{image.kernel_release} on QEMU {emulation.build.version} ({emulation.accelerator.accelerator})"
-    say(f"{doing} {on}" + (f"; no clone: {reason}" if reason and not options.fresh_boot else ""))
+    say(f"{doing} {on}")
     with running_guest(plan, options.boot_timeout, lambda stage: None) as guest:
-        _find_devices(guest, spec)
+        deadline = Deadline.after(SETUP_SECONDS)
+        guest.start_worker(deadline)
+        guest.find_devices(deadline)
         devices = ", ".join(f"{device.name} at {device.at}" for device in spec.devices) or "no device"
         say(f"ready: {devices}; usdm is in {GUEST_FOLDER}, the console's log in {folder}; Ctrl-D ends the guest")
         return _attach(guest, command)
 
 
 _DEFAULT = MachineSpec(devices=(DeviceSpec("edu0", "edu", "02:00.0"),))
-
-
-def _find_devices(guest: Guest, spec: MachineSpec) -> None:
-    """Have the guest see its devices: a clone was frozen without them, and its kernel looks at a bus when told to."""
-    deadline = Deadline.after(SETUP_SECONDS)
-    guest.start_worker(deadline)
-    ask(guest, "finding the devices", "_begin", {"devices": {one.name: one.at for one in spec.devices}}, deadline)
 
 
 def _attach(guest: Guest, command: str | None) -> int:

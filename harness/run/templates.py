@@ -20,7 +20,7 @@ from harness.machine.builds import list_builds
 from harness.machine.probe import capabilities
 from harness.machine.spec import MachineSpec
 from harness.machine.template import Template, find_template, list_templates, prune_templates
-from harness.run.cells import Cell, expand, list_scenarios, machine_spec, start_of
+from harness.run.cells import Cell, expand, list_scenarios, machine_spec
 from harness.run.options import RunOptions
 from harness.run.resources import Emulation, Resources, prepare
 
@@ -90,12 +90,10 @@ class Needs:
 
     Args:
         templates: the templates, those that the first cells need first.
-        booted: name of each cell that cannot be cloned, and why.
         skipped: name of each cell that would be skipped, and why.
     """
 
     templates: list[Wanted]
-    booted: dict[str, str]
     skipped: dict[str, str]
 
 
@@ -170,7 +168,7 @@ def current_keys() -> set[str]:
         for qemu, kernel in product(emulations, images):
             cells = [Cell(scenario, qemu, kernel, scenario.id) for scenario in scenarios]
             try:
-                keys |= {wanted.key for wanted in needs_of(cells, resources, RunOptions()).templates}
+                keys |= {wanted.key for wanted in needs_of(cells, resources).templates}
                 keys.add(_shell_key(resources, qemu, kernel))
             except ConfigurationError:  # the host's own QEMU may lack what a vIOMMU needs
                 continue
@@ -195,18 +193,17 @@ def find_needs(options: RunOptions, say: Say) -> Needs:
         InfrastructureError: something is missing or damaged; the hint says how to get it.
     """
     cells = expand(options)
-    return needs_of(cells, prepare(options, say), options)
+    return needs_of(cells, prepare(options, say))
 
 
-def needs_of(cells: Iterable[Cell], resources: Resources, options: RunOptions) -> Needs:
+def needs_of(cells: Iterable[Cell], resources: Resources) -> Needs:
     """What cells need: the templates of those that are cloned, each once.
 
     Args:
         cells: the cells.
         resources: what was prepared for them.
-        options: whether they are cloned at all.
     """
-    needs = Needs([], {}, {})
+    needs = Needs([], {})
     by_machine: dict[tuple[MachineSpec, str, str], Wanted] = {}
     by_key: dict[str, Wanted] = {}
     for cell in cells:
@@ -214,15 +211,12 @@ def needs_of(cells: Iterable[Cell], resources: Resources, options: RunOptions) -
         limits = cell.scenario.needs
         unmet = limits.unmet(qemu=build.version, kernel=image.kernel_release) if limits else None
         spec = machine_spec(cell.scenario)
-        start, reason = start_of(spec, options)
         if unmet:
             needs.skipped[cell.name] = unmet
-        elif start == "boot":
-            needs.booted[cell.name] = reason
         else:
-            machine = (spec.bare, cell.qemu, cell.kernel)
+            machine = (spec.frozen, cell.qemu, cell.kernel)
             if machine not in by_machine:
-                plan = resources.plan(spec.bare, cell.qemu, cell.kernel, _NO_FOLDER)
+                plan = resources.plan(spec.frozen, cell.qemu, cell.kernel, _NO_FOLDER)
                 key = ingredients(plan).key
                 by_machine[machine] = by_key.setdefault(key, Wanted(key, plan, image.kernel_release))
             by_machine[machine].scenarios.append(cell.name)
