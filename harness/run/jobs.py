@@ -15,8 +15,8 @@ BOOT_BYTES: Final = 700 << 20
 # What one clone takes beside the template's pages, which all clones share; measured: docs/performance.md.
 CLONE_BYTES: Final = 200 << 20
 GUEST_BYTES: Final[dict[StartKind, int]] = {"boot": BOOT_BYTES, "clone": CLONE_BYTES}
-# Guests at once for each core. A guest under TCG keeps one core busy for most of its life; what a clone waits for (0.1 s
-# for each DMA of edu) is a larger part of its short one. Measured: docs/performance.md.
+# Guests at once for each core. A guest under TCG keeps one core busy for most of its life; what a clone waits for (0.1
+# s for each DMA of edu) is a larger part of its short one. Measured: docs/performance.md.
 JOBS_PER_CORE: Final[dict[StartKind, float]] = {"boot": 1.0, "clone": 1.5}
 
 _ROOT: Final = Path("/")
