@@ -24,13 +24,12 @@ from harness.machine.spec import MachineSpec
 from harness.machine.template import Template, list_templates, store_template
 from harness.paths import scenarios_dir
 from harness.run import doctor, resources, templates
-from harness.run.cells import machine_spec, start_of
 from harness.run.options import RunOptions
 from harness.run.templates import current_keys, default_key, find_needs, list_known
-from harness.scenario import load_scenario
 
 PLAIN = str(scenarios_dir() / "dma" / "unmapped_read.yaml")
 NARROW = str(scenarios_dir() / "dma" / "width_39.yaml")
+OTHER = str(scenarios_dir() / "dma" / "unmapped_write.yaml")
 FIXED = str(scenarios_dir() / "dma" / "device_on_bus_0.yaml")
 RELEASE = "6.12.88+deb13-amd64"
 CAPABILITIES = Capabilities(
@@ -137,15 +136,14 @@ def test_build_without_a_path_makes_what_all_scenarios_need(host: Host):
     assert sum(len(one["scenarios"]) for one in found["templates"]) >= 60
     assert len({one["key"] for one in found["templates"]}) == len(found["templates"])
     assert len({one["machine"] for one in found["templates"]}) == len(found["templates"]), "rows look alike"
-    assert list(found["booted"]) == ["dma/device_on_bus_0"]
     assert current_keys() > {one["key"] for one in found["templates"]}, "KVM's are current as well"
 
 
-def test_a_scenario_that_is_booted_needs_none(host: Host):
-    done = invoke("build", FIXED)
-    assert done.exit_code == 0
-    assert done.stdout.startswith("booted, so without a template: dma/device_on_bus_0 (edu0 at 00:05.0")
-    assert host.made == []
+def test_a_device_on_bus_0_is_in_the_template_and_is_named(host: Host):
+    (one,) = rows("build", FIXED)["templates"]
+    assert one["machine"] == "intel, 48 bits, 512 MiB, 1 CPU, edu at 00:05.0"
+    assert one["key"] != default_key()
+    assert [listed.current for listed in list_known()] == [True]
 
 
 def test_a_scenario_that_would_be_skipped_needs_none(host: Host, tmp_path: Path):
@@ -289,12 +287,12 @@ def test_a_users_mistake_is_named_and_has_no_traceback(words: list[str], status:
 
 
 def test_needs_count_each_template_once():
-    needs = find_needs(RunOptions(paths=(Path(PLAIN), Path(NARROW), Path(FIXED))), lambda text: None)
-    assert [wanted.scenarios for wanted in needs.templates] == [["dma/unmapped_read"], ["dma/width_39"]]
+    needs = find_needs(RunOptions(paths=(Path(PLAIN), Path(NARROW), Path(OTHER))), lambda text: None)
+    assert [wanted.scenarios for wanted in needs.templates] == [
+        ["dma/unmapped_read", "dma/unmapped_write"],
+        ["dma/width_39"],
+    ]
     assert needs.templates[0].key == default_key()
-    booted = find_needs(RunOptions(paths=(Path(PLAIN),), fresh_boot=True), lambda text: None)
-    assert (booted.templates, booted.booted) == ([], {"dma/unmapped_read": "--fresh-boot"})
-    assert start_of(machine_spec(load_scenario(Path(PLAIN))), RunOptions(fresh_boot=True)) == ("boot", "--fresh-boot")
 
 
 def test_doctor_says_whether_the_default_one_is_there(host: Host, monkeypatch: pytest.MonkeyPatch):

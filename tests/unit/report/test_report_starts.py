@@ -1,4 +1,4 @@
-"""What reports say about how a guest was started: cloned from which template, or booted and why."""
+"""What reports say about how a guest was started: cloned from which template, or booted."""
 
 from __future__ import annotations
 
@@ -15,15 +15,12 @@ from harness.report import TerminalReport, cell_text, junit_xml, load_run, run_j
 from harness.results import CellResult, Outcome, RunResult
 
 KEY = "60c2e5460d0f" + "e" * 52
-WHY = "edu0 at 00:05.0: a clone's bus 0 is that of its template"
 CLONED = FAILED.model_copy(update={"start": "clone", "versions": VERSIONS.model_copy(update={"template": KEY})})
-BOOTED = FAILED.model_copy(update={"start": "boot", "start_reason": WHY})
-ASKED = FAILED.model_copy(update={"start": "boot", "start_reason": "--fresh-boot"})
+BOOTED = FAILED.model_copy(update={"start": "boot"})
 WITHOUT = FAILED.model_copy(update={"start": "clone"})
 SAID = [
     (CLONED, "clone of template 60c2e5460d0f"),
-    (BOOTED, f"booted ({WHY})"),
-    (ASKED, "booted (--fresh-boot)"),
+    (BOOTED, "booted"),
     (WITHOUT, "none, its template could not be made"),
 ]
 
@@ -50,9 +47,9 @@ def test_where_no_guest_was_started_nothing_is_said():
 
 
 def test_the_summary_is_the_same_however_guests_were_started():
-    lines = {plain(run(*cells)).splitlines()[-1] for cells in ([CLONED], [BOOTED], [ASKED], [FAILED])}
+    lines = {plain(run(*cells)).splitlines()[-1] for cells in ([CLONED], [BOOTED], [FAILED])}
     assert lines == {"0 passed, 1 failed, 0 errors, 0 skipped in 1.0 s"}
-    passed = PASSED.model_copy(update={"start": "boot", "start_reason": WHY})
+    passed = PASSED.model_copy(update={"start": "boot"})
     assert plain(run(passed)) == "\n1 passed, 0 failed, 0 errors, 0 skipped in 1.0 s\n"
 
 
@@ -63,19 +60,16 @@ def test_junit_has_it_as_properties():
 
     cloned, booted, unknown = properties(CLONED), properties(BOOTED), properties(FAILED)
     assert (cloned["start"], cloned["template"]) == ("clone", KEY)
-    assert (booted["start"], booted["start_reason"]) == ("boot", WHY)
-    assert "start_reason" not in cloned
+    assert booted["start"] == "boot"
     assert "template" not in booted
-    assert not {"start", "start_reason", "template"} & set(unknown)
+    assert not {"start", "template"} & set(unknown)
 
 
-def test_json_names_what_was_booted_although_clones_were_wanted(tmp_path):
-    other = BOOTED.model_copy(update={"scenario": "dma/device_on_bus_0"})
-    document = json.loads(run_json(run(CLONED, ASKED, other, FAILED)))
-    assert document["booted"] == {"dma/device_on_bus_0": WHY}
-    assert json.loads(run_json(run(CLONED)))["booted"] == {}
+def test_json_has_it_in_each_cell(tmp_path):
+    cells = json.loads(run_json(run(CLONED, BOOTED)))["cells"]
+    assert [one["start"] for one in cells] == ["clone", "boot"]
     verdict = json.loads(write_cell(CLONED, tmp_path).read_text())
-    assert (verdict["start"], verdict["start_reason"], verdict["versions"]["template"]) == ("clone", "", KEY)
+    assert (verdict["start"], verdict["versions"]["template"]) == ("clone", KEY)
 
 
 def test_stages_of_a_clone_are_fine_enough_to_be_seen():
@@ -87,12 +81,11 @@ def test_stages_of_a_clone_are_fine_enough_to_be_seen():
 def test_a_run_that_was_written_before_there_were_clones_can_be_read(tmp_path):
     document = json.loads(write_run(run(CLONED, PASSED), tmp_path).read_text())
     for one in document["cells"]:
-        del one["start"], one["start_reason"], one["versions"]["template"]
+        del one["start"], one["versions"]["template"]
     (tmp_path / "run.json").write_text(json.dumps(document))
     read = load_run(tmp_path)
-    assert [(one.start, one.start_reason, one.versions.template) for one in read.cells] == [("", "", "")] * 2
+    assert [(one.start, one.versions.template) for one in read.cells] == [("", "")] * 2
     assert "guest:" not in plain(read)
-    assert json.loads(run_json(read))["booted"] == {}
 
 
 @pytest.mark.parametrize(
