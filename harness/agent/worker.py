@@ -88,6 +88,7 @@ def run(
     import faulthandler
 
     faulthandler.enable()  # a step that touches memory which is not there leaves its place on standard error
+    sys.stdout = sys.stderr  # what code under test prints is not held back in a buffer
     load()
     when_loaded()
     os.write(loaded, _LOADED)

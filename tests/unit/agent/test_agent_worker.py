@@ -31,13 +31,52 @@ def test_greeting(worker: WorkerProcess) -> None:
     }
 
 
-def test_ends_with_its_input_and_says_nothing_else(worker: WorkerProcess) -> None:
-    assert worker.end() == (0, b"", b"")
+def test_each_client_has_a_context_of_its_own_and_the_nonce_of_the_moment(worker: WorkerProcess, payload: Path) -> None:
+    assert worker.ask("buffer", size=4096, **{"as": "a"})["error"] is None
+    worker.leave()
+    (payload / "nonce").write_text("nonce2")
+    worker.connect()
+    assert worker.greeting["nonce"] == "nonce2"
+    assert worker.ask("fill", buffer="a", pattern=1)["error"]["type"] == "UnknownBuffer"
+    assert worker.end() == (-signal.SIGKILL, b"", b"")
+
+
+def test_a_client_that_goes_before_its_answer_is_no_matter(worker: WorkerProcess) -> None:
+    worker.send(b'{"kind": "buffer", "args": {"as": "a", "size": 4096}}')
+    worker.leave()
+    worker.connect()
+    assert worker.ask("buffer", size=4096, **{"as": "a"})["error"] is None
+    assert worker.end() == (-signal.SIGKILL, b"", b"")
+
+
+def test_everything_is_loaded_before_the_first_client(payload: Path) -> None:
+    """A template is frozen then; what were loaded later each clone would load."""
+    module = payload / "harness/agent/steps_device.py"
+    seen = "import sys\nSTEPS['open'] = lambda c, a: Outcome(values={'modules': sorted(sys.modules)})\n"
+    module.write_text(f"{module.read_text()}\n{seen}")
+    worker = WorkerProcess(payload)
+    loaded = worker.ask("open")["values"]["modules"]
+    for package in ("usdm", "harness/agent"):
+        for file in sorted((payload / package).glob("*.py")):
+            name = f"{package.replace('/', '.')}.{file.stem}".removesuffix(".__init__")
+            assert name in loaded or file.stem == "supervisor", name
+    worker.end()
+
+
+def test_code_that_cannot_be_loaded_ends_the_worker_with_its_traceback(payload: Path) -> None:
+    (payload / "usdm/driver.py").write_text("def broken(:\n")
+    worker = WorkerProcess(payload)
+    assert worker.greeting == {}
+    status, _, err = worker.wait()
+    assert status == 1
+    assert err.splitlines()[-1].startswith(b"SyntaxError")
 
 
 def test_a_step_without_an_error(worker: WorkerProcess) -> None:
-    answer = worker.ask("_setup", devices={"edu0": "02:00.0"})
+    answer = worker.ask("buffer", size=4096, **{"as": "a"})
     assert answer["seconds"] >= 0
+    worker.ask("release", buffer="a")
+    answer = worker.ask("buffer", size=4096, **{"as": "b"}) and worker.ask("release", buffer="b")
     assert {**answer, "seconds": 0} == {"returns": None, "error": None, "values": {}, "seconds": 0, "children": []}
 
 
@@ -66,7 +105,7 @@ def test_an_unknown_kind_is_refused(worker: WorkerProcess) -> None:
 def test_a_line_that_is_no_request_is_told(worker: WorkerProcess) -> None:
     for line in (b"{", b"[]", b'{"kind": "map"}', b"\xff"):
         assert worker.raw(line)["error"]["type"] == "InternalError"
-    assert worker.ask("_setup", devices={})["error"] is None
+    assert worker.ask("buffer", size=4096, **{"as": "a"})["error"] is None
 
 
 def test_what_a_step_prints_does_not_reach_the_answers(payload: Path) -> None:
@@ -75,19 +114,8 @@ def test_what_a_step_prints_does_not_reach_the_answers(payload: Path) -> None:
     worker = WorkerProcess(payload)
     assert worker.ask("unmap", address=4096, size=4096)["error"]["type"] == "NotMapped"
     status, out, err = worker.end()
-    assert (status, out) == (0, b"")
+    assert (status, out) == (-signal.SIGKILL, b"so too\n")
     assert b"said" in err
-    assert b"so too" in err
-
-
-def test_ends_quietly_when_nobody_listens(worker: WorkerProcess) -> None:
-    worker.stdout.close()
-    worker.stdin.write(b'{"kind": "_setup", "args": {"devices": {}}}\n')
-    worker.stdin.close()
-    assert worker.process.wait(30) == 1
-    assert worker.process.stderr is not None
-    assert worker.process.stderr.read() == b""
-    worker.process.stderr.close()
 
 
 def test_imports_are_few(payload: Path) -> None:
@@ -129,7 +157,7 @@ def test_a_child_runs_steps_on_a_copy(worker: WorkerProcess) -> None:
     assert answer["children"][0]["values"]["equal"] is True
     assert worker.ask("check", buffer="a", pattern=7)["values"]["equal"] is True
     assert worker.ask("fill", buffer="of_child", pattern=1)["error"]["type"] == "UnknownBuffer"
-    assert worker.end() == (0, b"", b"")
+    assert worker.end() == (-signal.SIGKILL, b"", b"")
 
 
 def test_memory_of_usdm_is_not_inherited_and_usdm_refuses_the_child(worker: WorkerProcess) -> None:
@@ -174,6 +202,6 @@ def test_a_child_that_hangs_is_killed(payload: Path) -> None:
 
 def test_a_crash_leaves_its_place_on_stderr(worker: WorkerProcess) -> None:
     os.kill(worker.process.pid, signal.SIGSEGV)
-    status, _, err = worker.end()
+    status, _, err = worker.wait()
     assert status == -signal.SIGSEGV
     assert b"Segmentation fault" in err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import threading
 
@@ -9,7 +10,9 @@ import pytest
 
 from harness.deadline import Deadline
 from harness.errors import InfrastructureError
-from harness.guest.control import ControlPort, PortClosedError
+from harness.guest.control import ControlPort, HostKey, PortClosedError, WorkerEnd
+
+HOST_KEY = HostKey(public="ssh-ed25519 AAAA", secret="c2VjcmV0")  # noqa: S106
 
 
 @pytest.fixture
@@ -39,8 +42,8 @@ def test_hello_is_awaited_among_other_lines(ends):
 
 def test_a_guest_that_knows_the_nonce_is_ours(ends):
     control, theirs = ends
-    thread = guest_answers(theirs, "ready WORD2 ssh-ed25519 AAAA\n")
-    identity = control.identify("6.12.1 2.5", "ssh-ed25519 KEY", Deadline.after(5))
+    thread = guest_answers(theirs, "noise\nready WORD2\n")
+    identity = control.identify("6.12.1 2.5", HOST_KEY, "ssh-ed25519 KEY", Deadline.after(5))
     thread.join()
     assert identity.host_key == "ssh-ed25519 AAAA"
     assert len(identity.nonce) == 32
@@ -48,9 +51,9 @@ def test_a_guest_that_knows_the_nonce_is_ours(ends):
 
 def test_a_guest_with_another_nonce_is_refused(ends):
     control, theirs = ends
-    thread = guest_answers(theirs, "ready other ssh-ed25519 AAAA\n")
+    thread = guest_answers(theirs, "ready other\n")
     with pytest.raises(InfrastructureError, match="nonce"):
-        control.identify("", "ssh-ed25519 KEY", Deadline.after(5))
+        control.identify("", HOST_KEY, "ssh-ed25519 KEY", Deadline.after(5))
     thread.join()
 
 
@@ -87,3 +90,72 @@ def test_ping_wants_its_own_answer(ends):
     assert control.ping(Deadline.after(5))
     thread.join()
     assert not control.ping(Deadline.after(0.05))
+
+
+def test_the_identity_that_is_sent_is_whole(ends):
+    control, theirs = ends
+    seen: list[list[str]] = []
+
+    def serve() -> None:
+        words = theirs.makefile().readline().split()
+        seen.append(words)
+        theirs.sendall(f"ready {words[1]}\n".encode())
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    control.identify("", HOST_KEY, "ssh-ed25519 KEY", Deadline.after(5))
+    thread.join()
+    ((word, _, epoch, entropy, secret, *key),) = seen
+    assert (word, secret, key) == ("identity", HOST_KEY.secret, ["ssh-ed25519", "KEY"])
+    assert float(epoch) > 1.7e9
+    assert len(bytes.fromhex(entropy)) == 32
+
+
+def test_the_payload_is_sent_whole_and_up_is_awaited(ends):
+    control, theirs = ends
+    data = bytes(range(256)) * 4096
+    got = bytearray()
+
+    def serve() -> None:
+        file = theirs.makefile("rb")
+        assert file.readline() == f"payload {len(data)}\n".encode()
+        got.extend(file.read(len(data)))
+        theirs.sendall(b"noise\nup\n")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    control.send_payload(data, Deadline.after(10))
+    thread.join()
+    assert got == data
+
+
+def test_a_guest_that_takes_nothing_ends_in_time(ends):
+    control, _ = ends
+    with pytest.raises(TimeoutError):
+        control.send_payload(bytes(8 << 20), Deadline.after(0.1))
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("failed the SSH server did not start", "the SSH server did not start"),
+        (
+            "worker ended 1 " + base64.b64encode(b"Traceback\nSyntaxError: no").decode(),
+            "ended with exit status 1: SyntaxError: no",
+        ),
+        ("worker ended -9 ", "ended by signal 9$"),
+    ],
+)
+def test_a_guest_that_cannot_be_prepared_says_why(ends, answer: str, message: str):
+    control, theirs = ends
+    theirs.sendall(f"{answer}\n".encode())
+    with pytest.raises(InfrastructureError, match=message):
+        control.prepare(Deadline.after(5))
+
+
+def test_how_the_worker_ended(ends):
+    control, theirs = ends
+    theirs.sendall(b"pong stale\nworker running\n")
+    assert control.worker_end(Deadline.after(5)) is None
+    theirs.sendall(b"worker ended -11 " + base64.b64encode(b"Fatal\n") + b"\n")
+    assert control.worker_end(Deadline.after(5)) == WorkerEnd(-11, "Fatal\n")

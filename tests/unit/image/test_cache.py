@@ -142,7 +142,7 @@ def test_an_entry_that_was_made_anew_meanwhile_is_not_removed(monkeypatch: pytes
     """Two processes find the same damage; the slower one must not remove what the faster one has built."""
     cache.store("image", KEY, fill)
     answers = iter(["sub/data was changed", None])
-    monkeypatch.setattr(cache, "_verify", lambda entry, trust_stamps: next(answers))
+    monkeypatch.setattr(cache, "_verify", lambda entry, key, trust_stamps: next(answers))
     assert cache.find("image", KEY) is not None
 
 

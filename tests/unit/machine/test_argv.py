@@ -9,21 +9,24 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ConfigurationError
-from harness.machine.argv import Boot, Wiring, build_argv, kernel_command_line, pasteable
+from harness.machine.argv import Boot, Ram, Wiring, build_argv, kernel_command_line, pasteable
 from harness.machine.spec import DeviceSpec, MachineSpec
 
 PROPERTIES = {"intel-iommu": frozenset({"intremap", "caching-mode", "aw-bits"})}
 
 
-def argv(spec: MachineSpec, *, accelerator: str = "tcg", sandbox: bool = True, properties=PROPERTIES) -> list[str]:
+def argv(
+    spec: MachineSpec, *, accelerator: str = "tcg", sandbox: bool = True, properties=PROPERTIES, **more
+) -> list[str]:
     return build_argv(
         spec,
-        Boot(Path("/k/vmlinux"), Path("/k/initrd.img")),
+        Boot(Path("/k/vmlinux"), Path("/k/initrd.img"), "key"),
         Wiring(qmp=10, control=11, ssh=12, console=Path("/r,1/console.log"), log=Path("/r,1/qemu.log")),
         machine_type="pc-q35-11.1",
         accelerator=accelerator,
         sandbox=sandbox,
         properties=properties,
+        **more,
     )
 
 
@@ -32,11 +35,13 @@ def devices(words: list[str]) -> list[dict[str, object]]:
     return [json.loads(text) for text in found if text.startswith("{")]
 
 
-def test_a_device_on_bus_2_gets_two_root_ports_and_the_whole_mask():
+def test_a_device_is_behind_the_root_port_of_its_bus_and_has_the_whole_mask():
     found = devices(argv(MachineSpec(devices=(DeviceSpec("edu0", "edu", "02:00.0"),))))
     ports = [device for device in found if device["driver"] == "pcie-root-port"]
     (edu,) = [device for device in found if device["driver"] == "edu"]
-    assert [port["addr"] for port in ports] == ["10.0", "11.0"]
+    assert [port["addr"] for port in ports] == ["10.0", "11.0", "12.0", "13.0"]
+    # An empty slot's power would be off in a template, and a clone's device invisible.
+    assert {(port["hotplug"], port["power_controller_present"]) for port in ports} == {(False, False)}
     assert (edu["bus"], edu["addr"], edu["dma_mask"]) == ("port2", "0.0", 2**64 - 1)
 
 
@@ -58,9 +63,37 @@ def test_a_build_that_lacks_a_property_is_refused_by_name():
         argv(MachineSpec(), properties={"intel-iommu": frozenset({"intremap", "aw-bits"})})
 
 
+def test_ram_can_lie_in_a_file_shared_or_private():
+    file = Path("/c,1/ram")
+    for private, share in ((False, "off"), (True, "on")):
+        words = argv(MachineSpec(), ram=Ram(file, private=not private))
+        (backend,) = [word for word in words if word.startswith("memory-backend-file")]
+        assert backend == f"memory-backend-file,id=ram0,size={512 << 20},mem-path=/c,,1/ram,share={share}"
+        assert words[words.index("-machine") + 1].endswith(",memory-backend=ram0")
+    assert "memory-backend" not in " ".join(argv(MachineSpec()))
+
+
+def test_a_clone_waits_for_its_state():
+    words = argv(MachineSpec(), incoming=True)
+    assert words[words.index("-incoming") + 1] == "defer"
+    assert "-S" in words
+    assert not {"-S", "-incoming"} & set(argv(MachineSpec()))
+
+
 def test_a_bus_out_of_reach_is_refused():
     with pytest.raises(ConfigurationError, match="bus 09"):
         argv(MachineSpec(devices=(DeviceSpec("edu0", "edu", "09:00.0"),)))
+    with pytest.raises(ConfigurationError, match="bus 05"):
+        argv(MachineSpec(devices=(DeviceSpec("edu0", "edu", "05:00.0"),)))
+    with pytest.raises(ConfigurationError, match="bus 09"):
+        argv(MachineSpec(buses=9))
+
+
+def test_a_frozen_machine_has_only_the_devices_of_bus_0():
+    inside, behind = DeviceSpec("a", "edu", "00:05.0"), DeviceSpec("b", "edu", "02:00.0")
+    spec = MachineSpec(devices=(inside, behind))
+    assert spec.frozen == MachineSpec(devices=(inside,))
+    assert spec.fixed_devices == (inside,)
 
 
 @pytest.mark.parametrize("text", ["2:00.0", "02:00.8", "02:00", "gg:00.0", ""])

@@ -78,11 +78,16 @@ def test_capabilities_are_asked_once_and_remembered(tmp_path: Path):
         {"return": [{"name": "pc-q35-9.2"}, {"name": "pc-q35-10.0"}, {"name": "none"}], "id": "query-machines"},
         {"return": [{"name": "aw-bits"}], "id": "intel-iommu"},
         {"error": {"class": "DeviceNotFound"}, "id": "edu"},
+        {
+            "return": [{"capability": "xbzrle", "state": False}, {"capability": "x-ignore-shared", "state": False}],
+            "id": "query-migrate-capabilities",
+        },
     ]
     text = "\n".join(json.dumps(answer) for answer in answers)
     path = program(tmp_path, f"case \"$*\" in *-help*) echo '-sandbox on';; *) cat <<'X'\n{text}\nX\n;; esac")
     found = probe.capabilities(build(path))
-    assert found.machine_type == "pc-q35-10.0"
+    assert (found.machine_type, found.version) == ("pc-q35-10.0", (10, 0))
+    assert found.migration == {"x-ignore-shared", "xbzrle"}
     assert found.sandbox
     assert found.properties == {"intel-iommu": frozenset({"aw-bits"})}
     path.unlink()

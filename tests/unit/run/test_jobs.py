@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.run import jobs
-from harness.run.jobs import available_cores, available_memory, default_jobs, jobs_for
+from harness.run.jobs import available_cores, available_memory, default_jobs
 
 MIB = 1 << 20
 V2_MOUNT = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate"
@@ -64,7 +64,7 @@ def test_a_host_that_says_nothing_has_no_memory(host: Host):
 def test_this_host_is_understood():
     assert 0 < available_cores() <= len(os.sched_getaffinity(0))
     assert available_memory() > 0
-    assert default_jobs() >= 1
+    assert default_jobs("clone") >= 1
 
 
 def test_version_2_limits_of_the_own_group_and_of_those_around_it(host: Host):
@@ -147,14 +147,14 @@ def test_garbage_in_the_kernels_files_is_no_error(host: Host):
 
 @pytest.mark.parametrize(
     ("cores", "mebibytes", "booted", "cloned"),
-    [(8, 1 << 20, 8, 8), (8, 2800, 4, 8), (2, 300, 1, 1), (0.5, 0, 1, 1), (1.5, 1 << 20, 1, 1)],
+    [(8, 1 << 20, 8, 12), (8, 2800, 4, 12), (8, 1000, 1, 5), (2, 300, 1, 1), (0.5, 0, 1, 1), (1.5, 1 << 20, 1, 2)],
 )
 def test_as_many_guests_as_cores_and_memory_allow(
     monkeypatch: pytest.MonkeyPatch, cores: float, mebibytes: int, booted: int, cloned: int
 ):
     monkeypatch.setattr(jobs, "available_cores", lambda: cores)
     monkeypatch.setattr(jobs, "available_memory", lambda: mebibytes * MIB)
-    assert (default_jobs(), default_jobs("boot"), default_jobs("clone")) == (booted, booted, cloned)
+    assert (default_jobs("boot"), default_jobs("clone")) == (booted, cloned)
 
 
 def test_jobs_per_core_is_a_factor(monkeypatch: pytest.MonkeyPatch):
@@ -162,26 +162,3 @@ def test_jobs_per_core_is_a_factor(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(jobs, "available_memory", lambda: 1 << 40)
     monkeypatch.setitem(jobs.JOBS_PER_CORE, "clone", 1.5)
     assert (default_jobs("boot"), default_jobs("clone")) == (2, 3)
-
-
-@pytest.mark.parametrize(
-    ("kinds", "mebibytes", "expected"),
-    [
-        ("", 1 << 20, 1),
-        ("b", 0, 1),
-        ("bbbbbbbb", 2800, 4),
-        ("cccccccc", 1000, 5),
-        ("ccccccbb", 1000, 1),  # the two booted ones would not fit beside each other
-        ("ccccccbb", 2000, 5),
-        ("bbcccccc", 1 << 20, 5),  # 4 cores, and three of four guests count as 1.5 for a core
-        ("cccccccc", 1 << 20, 6),
-    ],
-)
-def test_a_run_that_boots_some_and_clones_others(
-    monkeypatch: pytest.MonkeyPatch, kinds: str, mebibytes: int, expected: int
-):
-    monkeypatch.setattr(jobs, "available_cores", lambda: 4.0)
-    monkeypatch.setattr(jobs, "available_memory", lambda: mebibytes * MIB)
-    monkeypatch.setattr(jobs, "JOBS_PER_CORE", {"boot": 1.0, "clone": 1.5})
-    monkeypatch.setattr(jobs, "GUEST_BYTES", {"boot": 700 * MIB, "clone": 200 * MIB})
-    assert jobs_for(["boot" if kind == "b" else "clone" for kind in kinds]) == expected

@@ -100,10 +100,10 @@ def ctrl_c() -> None:
 def test_longest_first_and_those_before_that_nobody_knows():
     cells = [cell(name) for name in "abcdef"]
     known = {key("a", "boot"): 9.0, key("b", "clone"): 1.0, key("c", "clone"): 2.0, key("f", "clone"): 1.0}
-    order = longest_first(cells, ["clone"] * 6, known)
+    order = longest_first(cells, "clone", known)
     assert [cells[index].name for index in order] == ["a", "d", "e", "c", "b", "f"]
-    assert longest_first(cells[:2], ["boot", "clone"], known) == [0, 1]
-    assert longest_first([], [], known) == []
+    assert longest_first(cells[:2], "boot", known) == [1, 0]
+    assert longest_first([], "clone", known) == []
 
 
 def test_results_are_in_the_order_of_the_scenarios_and_the_next_run_starts_with_the_longest(bench):
@@ -144,11 +144,11 @@ def test_a_state_folder_that_cannot_be_used_costs_only_the_order(bench, tmp_path
 
 @pytest.mark.parametrize(("jobs", "expected"), [(1, 1), (2, 2), (9, 3), (None, 3)])
 def test_jobs_are_chosen_where_the_user_names_none(bench, monkeypatch: pytest.MonkeyPatch, jobs, expected):
-    asked: list[list[str]] = []
-    monkeypatch.setattr(schedule, "jobs_for", lambda kinds: asked.append(list(kinds)) or 8)
+    asked: list[str] = []
+    monkeypatch.setattr(schedule, "default_jobs", lambda kind: asked.append(kind) or 8)
     result = bench("abc", lambda one, stage, say: passed(one), jobs)
     assert (result.jobs, bench.heard.jobs) == (expected, expected)
-    assert asked == ([["clone"] * 3] if jobs is None else [])
+    assert asked == (["clone"] if jobs is None else [])
 
 
 def test_an_interrupted_run_reports_what_was_done(bench):
