@@ -16,7 +16,7 @@ from conftest import adopt_orphans, adopted, processes_with
 from harness.deadline import Deadline
 from harness.errors import BootError, EmulatorCrash, GuestHang, GuestLost, GuestPanic, InfrastructureError
 from harness.guest.control import ControlPort
-from harness.guest.ssh import make_key, public_line
+from harness.guest.ssh import make_host_key, make_key, public_line
 from harness.report import load_run
 
 
@@ -138,9 +138,9 @@ def test_a_stale_guest_is_refused():
     """A guest that repeats an older nonce is not taken for the one that was started."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        theirs.sendall(b"ready 00000000000000000000000000000000 ssh-ed25519 AAAA\n")
+        theirs.sendall(b"ready 00000000000000000000000000000000\n")
         with pytest.raises(InfrastructureError, match="nonce"):
-            ControlPort(ours).identify("hello", "ssh-ed25519 AAAA", Deadline.after(5))
+            ControlPort(ours).identify("hello", make_host_key(), "ssh-ed25519 AAAA", Deadline.after(5))
 
 
 @pytest.mark.parametrize("moment", ["launching", "booting"])
