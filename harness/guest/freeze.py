@@ -76,9 +76,9 @@ def get_template(plan: GuestPlan, boot_seconds: float, say: Say, method: Method 
     if found is not None:
         return found
     facts = wanted.facts
-    say(f"making a template: {facts['name']}, {facts['machine']}")
 
     def make(folder: Path, ram: Path | None) -> str:
+        say(f"making a template: {facts['name']}, {facts['machine']}")
         logs = folder / BOOT_FOLDER
         logs.mkdir()
         return _make(
@@ -86,7 +86,8 @@ def get_template(plan: GuestPlan, boot_seconds: float, say: Say, method: Method 
         )
 
     template, seconds = store_template(wanted, make, say)
-    say(f"template {template.key[:12]} made in {seconds:.1f} s, {template.disk_bytes >> 20} MB")
+    if seconds is not None:
+        say(f"template {template.key[:12]} made in {seconds:.1f} s, {template.disk_bytes // 10**6} MB")
     return template
 
 

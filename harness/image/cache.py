@@ -215,7 +215,7 @@ def waiting_lock(path: Path, say: Say | None = None) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         if say is not None:
-            say("waiting for another process that is filling the cache")
+            say("waiting for what somebody else is making for the cache")
         while not lock.is_locked:
             stopping.check()
             with contextlib.suppress(filelock.Timeout):

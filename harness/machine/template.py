@@ -150,7 +150,7 @@ def find_template(key: str, say: Say) -> Template | None:
 
 def store_template(
     ingredients: Ingredients, make: Callable[[Path, Path | None], str], say: Say
-) -> tuple[Template, float]:
+) -> tuple[Template, float | None]:
     """Make a template, unless another process has made it meanwhile; older ones that nobody uses give way.
 
     Args:
@@ -160,20 +160,21 @@ def store_template(
         say: told when another process is waited for.
 
     Returns:
-        The template, and the seconds that it took.
+        The template, and the seconds that it took; None when somebody else has made it.
 
     Raises:
         InfrastructureError: the disk is full, or the cache cannot be written.
         HarnessError: whatever ``make`` raises; nothing is left then.
     """
-    started = time.monotonic()
+    began: list[float] = []
 
     def fill(folder: Path) -> dict[str, object]:
+        began.append(time.monotonic())
         ram = folder / RAM_FILE if ingredients.method is Method.FILE else None
         return {**ingredients.facts, "hello": make(folder, ram)}
 
     entry = cache.store(KIND, ingredients.key, fill, say)
-    seconds = time.monotonic() - started
+    seconds = time.monotonic() - began[0] if began else None
     _make_room()
     # Read as every later run reads it, so that the files have been hashed when the first clone starts.
     found = find_template(ingredients.key, say)

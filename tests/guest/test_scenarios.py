@@ -19,28 +19,61 @@ FILES = find_scenarios([scenarios_dir()])
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+def cloned(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     """All of them in one run, as a person starts it."""
     out = Path(os.environ.get("HARNESS_TEST_OUT") or tmp_path_factory.mktemp("run") / "out")
     return run_scenarios(RunOptions(out=out, fetch=True), Progress())
 
 
+@pytest.fixture(scope="session")
+def booted(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    """All of them on guests that were booted for them."""
+    return run_scenarios(RunOptions(out=tmp_path_factory.mktemp("booted") / "out", fresh_boot=True), Progress())
+
+
+def cell_of(run: RunResult, file: Path) -> CellResult:
+    (cell,) = [cell for cell in run.cells if Path(cell.file) == file]
+    return cell
+
+
 @pytest.mark.timeout(1500)
-def test_the_run_covers_all_scenarios(run: RunResult):
-    assert len(run.cells) == len(FILES) >= 25
-    assert not run.interrupted
+def test_the_runs_cover_all_scenarios(cloned: RunResult, booted: RunResult):
+    assert len(cloned.cells) == len(booted.cells) == len(FILES) >= 25
+    assert not cloned.interrupted
+    assert {cell.start for cell in cloned.cells} == {"clone"}
+    assert {cell.start for cell in booted.cells} == {"boot"}
 
 
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
-def test_scenario(run: RunResult, file: Path):
-    (cell,) = [cell for cell in run.cells if Path(cell.file) == file]
+def test_scenario(cloned: RunResult, file: Path):
+    cell = cell_of(cloned, file)
     assert cell.outcome is Outcome.PASS, cell_text(cell)
     assert cell.evidence is not None
     assert len(cell.evidence.steps) > 0
+    assert cell.versions is not None
+    assert len(cell.versions.template) == 64
     folder = Path(cell.folder)
     for name in ("verdict.json", "console.log", "kernel.log", "qmp.log", "qemu.log", "qemu.sh"):
         assert (folder / name).is_file(), name
+
+
+def judged(cell: CellResult) -> dict[str, object]:
+    """What a verdict says, without what differs from guest to guest: times, addresses that the kernel chose."""
+    assert cell.verdict is not None, cell_text(cell)
+    traced = [fault for fault in cell.verdict.faults if fault.witness == "trace"]
+    return {
+        "outcome": cell.outcome,
+        "checks": [(check.name, check.passed, check.expected) for check in cell.verdict.checks],
+        "faults": {(fault.requester, fault.access, fault.reason) for fault in traced},
+        "steps": [step.kind for step in cell.evidence.steps] if cell.evidence else [],
+    }
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_a_clone_and_a_booted_guest_come_to_the_same_verdict(cloned: RunResult, booted: RunResult, file: Path):
+    assert judged(cell_of(cloned, file)) == judged(cell_of(booted, file))
 
 
 def broken_usdm(tmp_path: Path, file: str, old: str, new: str) -> Path:

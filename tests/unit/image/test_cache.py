@@ -183,4 +183,4 @@ def test_waiting_for_another_process_is_told(tmp_path: Path):
     holding.wait(30)
     with cache.waiting_lock(tmp_path / "lock", say):
         holder.join()
-    assert said == ["waiting for another process that is filling the cache"]
+    assert said == ["waiting for what somebody else is making for the cache"]
