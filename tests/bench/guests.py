@@ -99,10 +99,8 @@ class Guests:
         with running_guest(plan, _SECONDS, lambda stage: None) as guest:
             deadline = Deadline.after(_SECONDS)
             guest.start_worker(deadline)
-            for kind, args in (("_begin", {"devices": {"edu0": "02:00.0"}}), ("open", {"device": "edu0"})):
-                answer = guest.request(kind, kind, args, deadline)
-                if answer["error"]:
-                    raise RuntimeError(answer["error"]["message"])
+            guest.find_devices(deadline)
+            guest.ask("opening the device", "open", {"device": "edu0"}, deadline)
             figures.add(DEVICE, time.monotonic() - started)
             figures.add(MEMORY, private_memory(guest.emulator.pid))
 
