@@ -129,7 +129,7 @@ def disk_error(error: OSError) -> InfrastructureError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return InfrastructureError(
             f"the disk is full while writing to the cache {cache_dir()}",
-            hint="free some space, 'harness template prune' and 'harness image prune' help, or point XDG_CACHE_HOME elsewhere",
+            hint="free some space ('harness template prune', 'harness image prune'), or point XDG_CACHE_HOME elsewhere",
         )
     return InfrastructureError(f"the cache {cache_dir()} cannot be used: {error}")
 
