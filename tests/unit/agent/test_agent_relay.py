@@ -196,22 +196,18 @@ def test_the_server_ends_first(line: Line) -> None:
 
 
 def test_what_the_server_sent_is_written_before_the_connection_ends(line: Line) -> None:
-    data = rest = os.urandom(1 << 20)
-    while rest:
-        left = fill(line.sshd, rest)
-        assert line.turn()
-        if left == rest:
-            break
-        rest = left
-    got = bytearray()
-    while rest:
-        got += receive(line.host)
-        assert line.turn()
-        rest = fill(line.sshd, rest)
+    sent = bytearray()
+    while not line.mask(line.port_fd) & select.POLLOUT:
+        data = os.urandom(CHUNK)
+        line.sshd.sendall(data)
+        sent += data
+        line.rest()
     line.sshd.close()
+    assert line.turn(), "something is left to write"
+    got = bytearray(receive(line.host))
     while line.turn():
         got += receive(line.host)
-    assert bytes(got + receive(line.host)) == data
+    assert got + receive(line.host) == sent
 
 
 def test_a_port_that_is_gone_does_not_raise(line: Line) -> None:
