@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,11 +13,16 @@ import pytest
 
 from harness.guest.guest import Guest, running_guest
 from harness.machine.spec import DeviceSpec, MachineSpec
+from harness.machine.template import KIND, Template
+from harness.paths import cache_dir
+from harness.results import Progress
 from harness.run.options import RunOptions
 from harness.run.resources import Resources, prepare
 
 BOOT_SECONDS = 120.0
 EDU = DeviceSpec("edu0", "edu", "02:00.0")
+# What a cache of its own takes from the user's.
+SHARED = ("qemu", "image", "capabilities", "accelerator.json")
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +41,36 @@ def start(resources: Resources, tmp_path: Path) -> Callable[..., AbstractContext
         return running_guest(plan, boot_seconds, lambda stage: None)
 
     return starter
+
+
+@pytest.fixture
+def own_cache(resources: Resources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache to damage: the QEMU builds and images are the user's, so nothing is fetched; it has no templates."""
+    users = cache_dir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    own = cache_dir()
+    own.mkdir(parents=True)
+    for name in SHARED:
+        (own / name).symlink_to(users / name)
+    return own
+
+
+def copy_template(template: Template, cache: Path) -> Path:
+    """Put a copy of a template into another cache; gives its folder."""
+    folder = cache / KIND / template.key
+    folder.parent.mkdir(exist_ok=True)
+    subprocess.run(["cp", "-a", "--sparse=always", template.folder, folder], check=True)
+    return folder
+
+
+class Heard(Progress):
+    """Keeps what a run says."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
 
 
 def processes_with(text: str) -> list[int]:

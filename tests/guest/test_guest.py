@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -115,6 +117,33 @@ def test_a_guest_that_is_not_ready_in_time_is_a_boot_error(start):
 def test_a_panic_while_booting_is_a_panic(start):
     with pytest.raises(GuestPanic), start(kernel_args=("rdinit=/nothing", "root=/dev/nothing")):
         pytest.fail("there is nothing to boot")
+
+
+def test_a_guest_boots_on_a_host_that_has_no_time_for_it(start, tmp_path):
+    """The kernel's own test of its timer panics when QEMU is held up while it runs."""
+    booted = threading.Event()
+
+    def hold_up():
+        while not (pids := processes_with(str(tmp_path))):
+            if booted.is_set():
+                return
+        for _ in range(20):
+            try:
+                os.kill(pids[0], signal.SIGSTOP)
+                time.sleep(0.06)
+                os.kill(pids[0], signal.SIGCONT)
+                time.sleep(0.03)
+            except ProcessLookupError:
+                return
+
+    thread = threading.Thread(target=hold_up)
+    thread.start()
+    try:
+        with start() as guest:
+            assert guest.run("true", Deadline.after(60)).status == 0
+    finally:
+        booted.set()
+        thread.join()
 
 
 def test_a_machine_that_qemu_refuses_says_what_qemu_said(start):
