@@ -1,283 +1,441 @@
-"""The supervisor itself, in a process of its own, with the payload laid out as in the guest."""
+"""The supervisor in a process of its own, with the host's real end of the control port, an SSH port that is a terminal,
+and the test in the place of the SSH server."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import json
 import os
-import pty
 import signal
 import socket
 import subprocess
 import sys
+import time
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-SECONDS = 60.0
-"""Only ends a test that would hang."""
+from harness.agent import supervisor
+from harness.deadline import Deadline
+from harness.errors import InfrastructureError
+from harness.guest.control import ControlPort, PortClosedError
+from harness.guest.ssh import make_host_key
 
+GIVE_UP = 60.0
+CLIENT_KEY = "ssh-ed25519 AAAAC3Nz"
+
+# Stands for the guest: no path, port or request to the kernel is that of the machine on which the test runs. What
+# happens is written down in the order in which it does, by whichever process does it.
 RUNNER = """
-import json, os, sys
-settings = json.loads(sys.argv[2])
-os.dup2(settings["control"], 3)
-if settings["control"] != 3:
-    os.close(settings["control"])
-sys.path.insert(0, settings["payload"])
-import harness.agent.supervisor as supervisor
-assert supervisor.PAYLOAD == settings["payload"]
-supervisor.WORKER_STDERR, supervisor.NONCE = settings["stderr"], settings["nonce"]
-supervisor.WORKER_PORT = settings["worker_port"]
-supervisor._SSH = ("127.0.0.1", settings["ssh_port"])
-supervisor._DROPBEAR = (settings["dropbear"],)
-supervisor._DEATH_MILLISECONDS = settings["death"]
-supervisor.settle = lambda: None
-def adopt(*given):
-    with open(settings["adopted"], "x") as file:
-        json.dump([*given, os.path.exists(settings["nonce"])], file)
-supervisor.adopt = adopt
-start = supervisor.start_worker
-def start_worker():
-    started = start()
-    with open(settings["worker"], "w") as file:
-        file.write(str(started[0]))
-    return started
+import json, os, socket, sys
+payload, control, folder, settings = sys.argv[1], int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
+if control != 3:
+    os.dup2(control, 3)
+    os.close(control)
+sys.path.insert(0, payload)
+from types import SimpleNamespace
+from harness.agent import identity, supervisor
+
+def note(text):
+    fd = os.open(folder + "/noted", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(fd, text.encode() + b"\\n")
+    os.close(fd)
+
+def asked(what):
+    note(what)
+    if settings["refused"] == what:
+        raise PermissionError(what)
+
+def create_server(address, real=socket.create_server):
+    assert address == ("127.0.0.1", 1), address
+    server = real(("127.0.0.1", 0))
+    note("listens %d" % server.getsockname()[1])
+    return server
+
+def create_connection(address, real=socket.create_connection):
+    assert address == ("127.0.0.1", 22), address
+    note("connects")
+    return real(("127.0.0.1", settings["sshd"]))
+
+def start_worker(real=supervisor.start_worker):
+    worker = real()
+    note("worker %d" % worker[0])
+    return worker
+
+def write_secret(path, data, real=identity.write_secret):
+    note("writes " + path.rpartition("/")[2])
+    real(path, data)
+
+names = {0x40085203: "entropy", 0x5207: "reseed"}
+identity.fcntl = SimpleNamespace(ioctl=lambda fd, request, argument=b"": asked(names[request]))
+identity.time = SimpleNamespace(CLOCK_REALTIME=0, clock_settime=lambda clock, seconds: asked("clock"))
+identity.HOST_KEY, identity.AUTHORIZED_KEYS = folder + "/etc/host_key", folder + "/root/client_key"
+identity.write_secret = supervisor.write_secret = write_secret
+supervisor.NONCE, supervisor.WORKER_STDERR = folder + "/run/nonce", folder + "/worker.stderr"
+supervisor.socket = SimpleNamespace(**{**vars(socket), "create_server": create_server,
+                                       "create_connection": create_connection})
 supervisor.start_worker = start_worker
+supervisor.set_priority = lambda nice: note("nice %d" % nice)
+supervisor.settle = lambda: note("settles")
+supervisor._DEATH_MILLISECONDS = settings["death"]
+sys.argv = ["supervisor.py", settings["port"]]
 sys.exit(supervisor.main())
 """
 
 
-class Supervisor:
-    """The process, the host's end of its control port, and the SSH server that it finds."""
+def soon() -> Deadline:
+    return Deadline.after(GIVE_UP)
 
-    def __init__(self, payload: Path, *, dropbear: str = "true", death: int = 100) -> None:
-        self.folder = payload.parent
+
+class Guest:
+    """The supervisor's process, and all that is around it."""
+
+    def __init__(self, payload: Path, folder: Path, **settings: Any) -> None:
+        self.folder = folder
+        self.master, slave = os.openpty()
+        tty.setraw(slave)
         self.sshd = socket.create_server(("127.0.0.1", 0))
-        self.sshd.settimeout(SECONDS)
-        self.master, self.ssh_port = pty.openpty()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.worker_port = free.getsockname()[1]
+        self.sshd.settimeout(GIVE_UP)
         self.sock, theirs = socket.socketpair()
-        self.sock.settimeout(SECONDS)
-        settings = {
-            "control": theirs.fileno(),
-            "payload": str(payload),
-            "stderr": str(self.folder / "worker.stderr"),
-            "nonce": str(self.folder / "nonce"),
-            "worker": str(self.folder / "worker.pid"),
-            "adopted": str(self.folder / "adopted"),
-            "worker_port": self.worker_port,
-            "ssh_port": self.sshd.getsockname()[1],
-            "dropbear": dropbear,
-            "death": death,
-        }
+        self.control = ControlPort(self.sock)
+        programs = folder / "bin"
+        programs.mkdir()
+        dropbear = f'#!/bin/sh\necho "$@" > {folder}/dropbear\nexit {settings.pop("dropbear", 0)}\n'
+        (programs / "dropbear").write_text(dropbear)
+        (programs / "dropbear").chmod(0o755)
+        all_settings = {"refused": "", "death": 30_000, "sshd": self.sshd.getsockname()[1], "port": os.ttyname(slave)}
+        arguments = [str(payload), str(theirs.fileno()), str(folder), json.dumps({**all_settings, **settings})]
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", RUNNER, os.ttyname(self.ssh_port), json.dumps(settings)],
+            [sys.executable, "-I", "-S", "-c", RUNNER, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={"PATH": f"{programs}:/usr/bin:/bin"},
             pass_fds=[theirs.fileno()],
-            stderr=subprocess.PIPE,
         )
         theirs.close()
-        self._buffer = b""
+        os.close(slave)
 
     def line(self) -> str:
-        while b"\n" not in self._buffer:
-            data = self.sock.recv(4096)
-            if not data:
-                assert self.process.stderr is not None
-                pytest.fail(f"the supervisor ended: {self.process.stderr.read().decode()}")
-            self._buffer += data
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line.decode()
+        return self.control.read_line(soon())
 
-    def say(self, text: str) -> None:
-        self.sock.sendall(text.encode() + b"\n")
-
-    def ask(self, text: str) -> str:
-        self.say(text)
-        return self.line()
+    def noted(self, word: str = "") -> list[str]:
+        """What has happened so far, or the rest of the notes that begin with a word."""
+        lines = (self.folder / "noted").read_text().splitlines()
+        return [line.removeprefix(word).strip() for line in lines if line.startswith(word)]
 
     @property
-    def children(self) -> list[int]:
-        pid = self.process.pid
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    def worker(self) -> int:
+        return int(self.noted("worker")[0])
+
+    def become(self) -> tuple[str, socket.socket]:
+        """Give it an identity; returns the nonce and the SSH server's end of its connection."""
+        identity = self.control.identify("", make_host_key(), CLIENT_KEY, soon())
+        server, _ = self.sshd.accept()
+        server.settimeout(GIVE_UP)
+        return identity.nonce, server
+
+    def host_reads(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            data += os.read(self.master, size - len(data))
+        return data
 
     def wait(self) -> tuple[int, str]:
-        """Wait for its end; returns the exit status and what it wrote to standard error."""
-        _, err = self.process.communicate(timeout=SECONDS)
-        return self.process.returncode, err.decode()
+        """Wait for its end; returns its status and what it said beside the control port."""
+        said, _ = self.process.communicate(timeout=GIVE_UP)
+        return self.process.returncode, said.decode()
 
     def end(self) -> None:
         self.process.kill()
-        self.process.communicate()
-        # The guest ends with its supervisor, and so do its workers; here they would stay.
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            pid = int((self.folder / "worker.pid").read_text())
-            if str(self.folder).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(pid, signal.SIGKILL)
+        self.wait()
+        for pid in self.noted("worker") if (self.folder / "noted").exists() else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
         self.sock.close()
         self.sshd.close()
-        os.close(self.master)
-        os.close(self.ssh_port)
+        with contextlib.suppress(OSError):
+            os.close(self.master)
 
 
-Start = Callable[..., Supervisor]
+class Guests:
+    """Starts guests."""
 
+    def __init__(self, payload: Path, folder: Path) -> None:
+        self.payload, self.folder = payload, folder
+        self.started: list[Guest] = []
 
-@pytest.fixture
-def start(payload: Path) -> Iterator[Start]:
-    made: list[Supervisor] = []
-
-    def one(**options: object) -> Supervisor:
-        made.append(Supervisor(payload, **options))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield one
-    for supervisor in made:
-        supervisor.end()
+    def __call__(self, **settings: Any) -> Guest:
+        self.started.append(Guest(self.payload, self.folder, **settings))
+        return self.started[-1]
 
 
 @pytest.fixture
-def up(start: Start) -> Supervisor:
+def start(payload: Path, tmp_path: Path) -> Iterator[Guests]:
+    guests = Guests(payload, tmp_path)
+    yield guests
+    for one in guests.started:
+        one.end()
+
+
+@pytest.fixture
+def guest(start: Guests) -> Guest:
     one = start()
     assert one.line() == "up"
     return one
 
 
-def stderr_of(answer: str) -> tuple[str, str]:
-    """Everything but the last word, and the last one decoded."""
-    head, _, said = answer.rpartition(" ")
-    return head, base64.b64decode(said, validate=True).decode()
+# ---- start
 
 
-def test_a_ping_comes_back_with_its_token(up: Supervisor) -> None:
-    assert up.ask("ping x") == "pong x"
-    assert up.ask("ping 0a1b") == "pong 0a1b"
+def test_the_ssh_server_lets_in_keys_only_and_listens_on_the_loopback(guest: Guest) -> None:
+    words = (guest.folder / "dropbear").read_text().split()
+    assert {"-R", "-s", "-k"} < set(words)
+    assert words[words.index("-p") + 1] == "127.0.0.1:22"
+    assert not (guest.folder / "etc").exists(), "no key is made before the identity"
 
 
-def test_half_lines_and_two_lines_at_once(up: Supervisor) -> None:
-    up.sock.sendall(b"ping a\nping b\npi")
-    assert [up.line(), up.line()] == ["pong a", "pong b"]
-    up.sock.sendall(b"ng c")
-    up.sock.sendall(b"\n")
-    assert up.line() == "pong c"
+def test_an_ssh_server_that_does_not_start_is_told(start: Guests) -> None:
+    guest = start(dropbear=1)
+    assert guest.line() == "failed the SSH server did not start"
+    assert guest.wait() == (1, "")
 
 
-def test_what_it_does_not_know_is_passed_over(up: Supervisor) -> None:
-    up.sock.sendall(b"\nnonsense\nping\nping a b\nidentity x\n\xff\xfe\n")
-    assert up.ask("ping x") == "pong x"
+def test_the_end_of_the_control_port_ends_it(guest: Guest) -> None:
+    guest.sock.close()
+    assert guest.wait() == (0, "")
 
 
-def test_prepared_as_often_as_it_is_asked(up: Supervisor) -> None:
-    """A template asks twice: before and after the rehearsal."""
-    assert [up.ask("prepare"), up.ask("prepare")] == ["prepared", "prepared"]
-    assert up.ask("worker") == "worker running"
+def test_the_end_of_the_control_port_ends_it_in_the_middle_of_a_line(guest: Guest) -> None:
+    guest.sock.sendall(b"ping hal")
+    guest.sock.close()
+    assert guest.wait() == (0, "")
 
 
-def test_the_worker_is_alive_then_killed(up: Supervisor) -> None:
-    assert up.ask("prepare") == "prepared"
-    assert up.ask("worker") == "worker running"
-    (worker,) = up.children
-    os.kill(worker, signal.SIGKILL)
-    assert up.ask("worker") == "worker ended -9 "
-    assert up.ask("worker") == "worker ended -9 ", "asked again, when its process is gone"
-    assert up.children == []
-    assert up.ask("ping x") == "pong x"
+# ---- prepare
 
 
-def test_a_worker_that_crashes_leaves_its_last_words(up: Supervisor) -> None:
-    assert up.ask("prepare") == "prepared"
-    (worker,) = up.children
-    os.kill(worker, signal.SIGSEGV)
-    head, said = stderr_of(up.ask("worker"))
-    assert head == "worker ended -11"
-    assert "Segmentation fault" in said
-    assert "in run" in said, "faulthandler names the place"
+def test_prepared_is_said_when_the_worker_has_loaded_everything(guest: Guest) -> None:
+    guest.control.prepare(soon())
+    notes = guest.noted()
+    assert [note for note in notes if note.startswith("nice")] == ["nice 19", "nice 0"]
+    assert notes.index("nice 0") < notes.index("settles")
+    guest.control.prepare(soon())
+    assert guest.noted().count("settles") == 2
 
 
-def test_only_the_end_of_a_long_standard_error_is_sent(up: Supervisor) -> None:
-    assert up.ask("prepare") == "prepared"
-    (worker,) = up.children
-    (up.folder / "worker.stderr").write_bytes(b"a" * 20_000 + b"the end")
-    os.kill(worker, signal.SIGKILL)
-    head, said = stderr_of(up.ask("worker"))
-    assert head == "worker ended -9"
-    assert len(said) == 16 * 1024
-    assert said.endswith("aaathe end")
+def test_a_worker_that_cannot_load_is_told_by_prepare(start: Guests) -> None:
+    (start.payload / "usdm/driver.py").write_text("def broken(:\n")
+    guest = start()
+    assert guest.line() == "up"
+    with pytest.raises(InfrastructureError, match="ended with exit status 1: SyntaxError") as caught:
+        guest.control.prepare(soon())
+    assert "driver.py" in caught.value.context["worker"]
 
 
-def test_a_syntax_error_in_usdm_is_told(payload: Path, start: Start) -> None:
-    (payload / "usdm" / "iova.py").write_text("def broken(:\n")
-    one = start(death=int(SECONDS * 1000))
-    assert one.line() == "up"
-    head, said = stderr_of(one.ask("prepare"))
-    assert head == "worker ended 1"
-    assert "SyntaxError" in said
-    assert "iova.py" in said
-    assert one.ask("ping x") == "pong x"
-
-
-def test_a_missing_name_in_usdm_is_told_without_being_asked_to_prepare(payload: Path, start: Start) -> None:
-    (payload / "usdm" / "iova.py").write_text("raise RuntimeError('no such luck')\n")
-    one = start(death=int(SECONDS * 1000))
-    assert one.line() == "up"
-    head, said = stderr_of(one.ask("worker"))
-    assert head == "worker ended 1"
-    assert "RuntimeError: no such luck" in said
-
-
-def identify(one: Supervisor, nonce: str = "00112233") -> socket.socket:
-    assert one.ask(f"identity {nonce} 1.5 00 AAAA ssh-ed25519 KEY") == f"ready {nonce}"
-    server, _ = one.sshd.accept()
-    server.settimeout(SECONDS)
-    return server
-
-
-def test_an_identity_is_adopted_before_the_guest_is_ready(up: Supervisor) -> None:
-    with identify(up):
-        assert json.loads((up.folder / "adopted").read_text()) == ["1.5", "00", "AAAA", "ssh-ed25519 KEY", False]
-        nonce = up.folder / "nonce"
-        assert nonce.read_text() == "00112233"
-        assert nonce.stat().st_mode & 0o777 == 0o600
-
-
-def test_the_worker_greets_with_the_nonce(up: Supervisor) -> None:
-    assert up.ask("prepare") == "prepared"
-    worker = ("127.0.0.1", up.worker_port)
-    with identify(up, "feedface"), socket.create_connection(worker, SECONDS) as client, client.makefile("rb") as lines:
-        assert json.loads(lines.readline())["nonce"] == "feedface"
-
-
-def test_the_port_and_the_ssh_server_are_connected(up: Supervisor) -> None:
-    tty.setraw(up.ssh_port)
-    with identify(up) as server:
-        os.write(up.master, b"SSH-2.0-client")
-        assert server.recv(100) == b"SSH-2.0-client"
-        server.sendall(b"SSH-2.0-server")
-        assert os.read(up.master, 100) == b"SSH-2.0-server"
-        assert up.ask("ping x") == "pong x"
-
-
-def test_prepare_waits_for_the_end_of_the_connection(up: Supervisor) -> None:
-    server = identify(up)
-    up.say("prepare")
-    assert up.ask("ping x") == "pong x", "not prepared while somebody is logged in"
+def test_prepare_waits_for_the_end_of_the_ssh_connection(guest: Guest) -> None:
+    _, server = guest.become()
+    guest.control.write_line("prepare")
+    assert guest.control.ping(soon())
+    assert "settles" not in guest.noted()
     server.close()
-    assert up.line() == "prepared"
-    (up.folder / "adopted").unlink()
-    with identify(up, "22"):
-        assert (up.folder / "nonce").read_text() == "22"
+    assert guest.line() == "prepared"
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        os.read(guest.master, 1)
 
 
-def test_it_ends_with_the_control_port(up: Supervisor) -> None:
-    assert up.ask("ping x") == "pong x"
-    up.sock.close()
-    assert up.wait() == (0, "")
+# ---- ping and worker
 
 
-def test_without_an_ssh_server_it_says_so_and_ends(start: Start) -> None:
-    one = start(dropbear="false")
-    assert one.line() == "failed the SSH server did not start"
-    assert one.wait()[0] == 1
+def test_a_worker_that_hangs_hinders_no_answer(start: Guests) -> None:
+    """It hangs while it loads, before `prepare` could be answered."""
+    (start.payload / "usdm/driver.py").write_text("import signal\nwhile True: signal.pause()\n")
+    guest = start(death=1)
+    assert guest.line() == "up"
+    guest.control.write_line("prepare")
+    guest.sock.sendall(b"ping a\nping b\n")
+    assert [guest.line(), guest.line()] == ["pong a", "pong b"]
+    assert guest.control.worker_end(soon()) is None
+    server = guest.become()[1]
+    assert guest.control.ping(soon())
+    server.close()
+
+
+def test_how_the_worker_ended_is_told_again_and_again(guest: Guest) -> None:
+    guest.control.prepare(soon())
+    (guest.folder / "worker.stderr").write_bytes(b"first\n" + b"x" * 20_000 + b"\xff\nlast\n")
+    os.kill(guest.worker, signal.SIGKILL)
+    for _ in range(2):
+        end = guest.control.worker_end(soon())
+        assert end is not None
+        assert end.status == -signal.SIGKILL
+        assert end.stderr.endswith("x\ufffd\nlast\n")
+        assert end.stderr.count("x") == 16 * 1024 - len(b"\xff\nlast\n")
+    assert guest.control.ping(soon())
+
+
+def test_a_worker_that_said_nothing_has_an_empty_word(guest: Guest) -> None:
+    guest.control.prepare(soon())
+    os.kill(guest.worker, signal.SIGTERM)
+    guest.sock.sendall(b"worker\n")
+    end = guest.control.worker_end(soon())
+    assert end is not None
+    assert (end.status, end.stderr) == (-signal.SIGTERM, "")
+
+
+def test_after_the_worker_has_ended_prepare_says_so(guest: Guest) -> None:
+    """The bytes for `prepare` that it has left in the pipe do not make up for it."""
+    guest.control.prepare(soon())
+    os.kill(guest.worker, signal.SIGKILL)
+    end = guest.control.worker_end(soon())
+    assert end is not None
+    while True:
+        guest.control.write_line("prepare")
+        if guest.line() != "prepared":
+            break
+
+
+@pytest.mark.parametrize(
+    "noise", [b"\n", b"dance\n", b"ping\n", b"ping a b\n", b"identity x\n", b"\xff\xfe\0\n", b" \n"]
+)
+def test_a_line_that_is_no_request_is_left_out(guest: Guest, noise: bytes) -> None:
+    guest.sock.sendall(noise + b"ping a\n")
+    assert guest.line() == "pong a"
+
+
+def test_lines_come_in_pieces_and_several_at_once(guest: Guest) -> None:
+    guest.sock.sendall(b"pi")
+    guest.sock.sendall(b"ng a\nping")
+    assert guest.line() == "pong a"
+    guest.sock.sendall(b" b\nping c\nping " + b"d" * 10_000)
+    assert [guest.line(), guest.line()] == ["pong b", "pong c"]
+    guest.sock.sendall(b"\n")
+    assert guest.line() == "pong " + "d" * 10_000
+
+
+# ---- identity
+
+
+def test_the_identity_is_taken_on_in_order_before_ready(guest: Guest) -> None:
+    host_key = make_host_key()
+    before = len(guest.noted())
+    identity = guest.control.identify("hello", host_key, CLIENT_KEY, soon())
+    notes = [note for note in guest.noted()[before:] if not note.startswith("nice")]
+    assert notes == ["entropy", "reseed", "clock", "writes host_key", "writes client_key", "writes nonce", "connects"]
+    folder = guest.folder
+    assert (folder / "etc/host_key").read_bytes() == base64.b64decode(host_key.secret)
+    assert (folder / "root/client_key").read_text() == CLIENT_KEY + "\n"
+    assert (folder / "run/nonce").read_text() == identity.nonce
+    assert (folder / "run/nonce").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("refused", ["entropy", "reseed", "clock"])
+def test_a_guest_that_cannot_be_of_its_own_is_none(start: Guests, refused: str) -> None:
+    guest = start(refused=refused)
+    assert guest.line() == "up"
+    with pytest.raises(PortClosedError):
+        guest.control.identify("", make_host_key(), CLIENT_KEY, soon())
+    status, said = guest.wait()
+    assert status == 1
+    assert said.splitlines()[-1] == f"PermissionError: {refused}"
+    assert guest.noted("writes") == guest.noted("connects") == []
+
+
+def test_a_guest_without_its_ssh_server_is_not_ready(guest: Guest) -> None:
+    guest.sshd.close()
+    with pytest.raises(PortClosedError):
+        guest.control.identify("", make_host_key(), CLIENT_KEY, soon())
+    assert "ConnectionRefusedError" in guest.wait()[1]
+
+
+def test_bytes_go_both_ways_between_the_port_and_the_ssh_server(guest: Guest) -> None:
+    _, server = guest.become()
+    os.write(guest.master, b"SSH-2.0-host\r\n\0\xff\x03\x04")
+    assert server.recv(100) == b"SSH-2.0-host\r\n\0\xff\x03\x04"
+    server.sendall(b"SSH-2.0-guest\r\n\0\xff\x13")
+    assert guest.host_reads(18) == b"SSH-2.0-guest\r\n\0\xff\x13"
+    assert guest.control.ping(soon())
+    server.close()
+
+
+def test_the_ssh_server_is_told_when_the_host_is_gone(guest: Guest) -> None:
+    _, server = guest.become()
+    os.close(guest.master)
+    assert server.recv(1) == b""
+    guest.control.write_line("prepare")
+    assert guest.control.ping(soon()), "a port without a host is not waited for over and over"
+    server.close()
+    assert guest.line() == "prepared"
+
+
+def test_a_rehearsal_leaves_nothing_to_the_guests_after_it(guest: Guest) -> None:
+    """First identity, worker used, end of the connection, `prepare`; then another identity, as in each clone."""
+    port = int(guest.noted("listens")[0])
+    nonces = []
+    for _ in range(2):
+        guest.control.prepare(soon())
+        nonce, server = guest.become()
+        nonces.append(nonce)
+        with socket.create_connection(("127.0.0.1", port), GIVE_UP) as client:
+            assert json.loads(client.makefile().readline())["nonce"] == nonce
+        os.write(guest.master, b"hello")
+        assert server.recv(5) == b"hello"
+        server.close()
+    assert nonces[0] != nonces[1]
+    assert guest.noted("entropy") == ["", ""]
+
+
+# ---- what is replaced above
+
+
+def test_priority_is_that_of_the_process_and_of_its_session() -> None:
+    code = (
+        "import os; from harness.agent.supervisor import set_priority; set_priority(7); "
+        "print(os.getpriority(os.PRIO_PROCESS, 0)); path = '/proc/self/autogroup'; "
+        "print(open(path).read().split()[-1] if os.path.exists(path) else 7)"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, start_new_session=True
+    ).stdout
+    assert out.split() == ["7", "7"]
+
+
+class Clock:
+    """A guest's idle time as it goes on with each wait."""
+
+    def __init__(self, waits: list[int]) -> None:
+        self.waits, self.idle, self.done = waits, 1000, 0
+
+    def sleep(self, seconds: float) -> None:
+        self.idle += self.waits[min(self.done, len(self.waits) - 1)]
+        self.done += 1
+
+
+@pytest.mark.parametrize(
+    ("waits", "expected"),
+    [
+        ([5], 6),
+        ([4, 0, 5], 8),
+        ([5, 5, 5, 5, 5, 4, 6], 12),
+        ([0], 40),
+    ],
+    ids=["idle", "soon idle", "not idle for long enough", "never idle"],
+)
+def test_the_guest_settles_when_it_was_idle_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, waits: list[int], expected: int
+) -> None:
+    clock = Clock(waits)
+    monkeypatch.setattr(supervisor, "_idle", lambda: clock.idle)
+    monkeypatch.setattr(time, "sleep", clock.sleep)
+    supervisor.settle()
+    assert clock.done == expected
+
+
+def test_idle_time_is_read_from_the_kernel() -> None:
+    ticks = int(Path("/proc/stat").read_text().split()[4])
+    assert supervisor._idle() >= ticks
