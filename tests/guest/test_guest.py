@@ -127,7 +127,7 @@ def test_a_guest_boots_on_a_host_that_has_no_time_for_it(start, tmp_path):
         while not (pids := processes_with(str(tmp_path))):
             if booted.is_set():
                 return
-        for _ in range(20):
+        for _ in range(60):
             try:
                 os.kill(pids[0], signal.SIGSTOP)
                 time.sleep(0.06)
