@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from harness.deadline import Deadline
+from harness.guest.freeze import get_template
 from harness.guest.guest import Guest, running_guest
 from harness.machine.spec import DeviceSpec, MachineSpec
 from harness.machine.template import KIND, Template
@@ -41,6 +45,28 @@ def start(resources: Resources, tmp_path: Path) -> Callable[..., AbstractContext
         return running_guest(plan, boot_seconds, lambda stage: None)
 
     return starter
+
+
+@pytest.fixture
+def clone(resources: Resources, tmp_path: Path) -> Callable[..., AbstractContextManager[Guest]]:
+    """Clones a guest, made by any resources; its run folder is ``tmp_path/runN``. Any thread may call it."""
+    numbers = itertools.count()
+
+    def starter(made_by: Resources = resources, device: DeviceSpec = EDU) -> AbstractContextManager[Guest]:
+        folder = tmp_path / f"run{next(numbers)}"
+        folder.mkdir()
+        plan = made_by.plan(MachineSpec(devices=(device,)), "11.1", "6.12", folder)
+        template = get_template(plan, BOOT_SECONDS, print)
+        return running_guest(replace(plan, template=template), BOOT_SECONDS, lambda stage: None)
+
+    return starter
+
+
+def said(guest: Guest, command: str) -> str:
+    """The output of a command that must succeed."""
+    done = guest.run(command, Deadline.after(60))
+    assert done.status == 0, done.stderr
+    return done.stdout.decode().strip()
 
 
 @pytest.fixture
