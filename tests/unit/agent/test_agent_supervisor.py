@@ -32,7 +32,7 @@ CLIENT_KEY = "ssh-ed25519 AAAAC3Nz"
 # Stands for the guest: no path, port or request to the kernel is that of the machine on which the test runs. What
 # happens is written down in the order in which it does, by whichever process does it.
 RUNNER = """
-import json, os, socket, sys
+import json, os, select, socket, sys
 payload, control, folder, settings = sys.argv[1], int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
 if control != 3:
     os.dup2(control, 3)
@@ -62,6 +62,16 @@ def create_connection(address, real=socket.create_connection):
     note("connects")
     return real(("127.0.0.1", settings["sshd"]))
 
+class Poll:
+    def __init__(self):
+        self.real = select.poll()
+        self.register = self.real.register
+
+    def poll(self, *timeout):
+        ready = self.real.poll(*timeout)
+        note("wakes")
+        return ready
+
 def start_worker(real=supervisor.start_worker):
     worker = real()
     note("worker %d" % worker[0])
@@ -79,6 +89,7 @@ identity.write_secret = supervisor.write_secret = write_secret
 supervisor.NONCE, supervisor.WORKER_STDERR = folder + "/run/nonce", folder + "/worker.stderr"
 supervisor.socket = SimpleNamespace(**{**vars(socket), "create_server": create_server,
                                        "create_connection": create_connection})
+supervisor.select = SimpleNamespace(**{**vars(select), "poll": Poll})
 supervisor.start_worker = start_worker
 supervisor.set_priority = lambda nice: note("nice %d" % nice)
 supervisor.settle = lambda: note("settles")
@@ -132,6 +143,16 @@ class Guest:
     @property
     def worker(self) -> int:
         return int(self.noted("worker")[0])
+
+    def answers_at_once(self) -> bool:
+        """Whether what it says next is the answer to what it is asked now, for which it wakes up once."""
+        wakes = []
+        for number in range(4):
+            self.control.write_line(f"ping {number}")
+            if self.line() != f"pong {number}":
+                return False
+            wakes.append(len(self.noted("wakes")))
+        return wakes[-1] == wakes[0] + 3
 
     def become(self) -> tuple[str, socket.socket]:
         """Give it an identity; returns the nonce and the SSH server's end of its connection."""
@@ -217,6 +238,18 @@ def test_the_end_of_the_control_port_ends_it_in_the_middle_of_a_line(guest: Gues
     assert guest.wait() == (0, "")
 
 
+def test_the_worker_does_not_keep_the_control_port_open(guest: Guest) -> None:
+    guest.process.kill()
+    with pytest.raises(PortClosedError):
+        guest.line()
+    os.kill(guest.worker, 0)
+
+
+def test_the_worker_is_in_a_session_of_its_own(guest: Guest) -> None:
+    guest.control.prepare(soon())
+    assert os.getsid(guest.worker) == guest.worker
+
+
 # ---- prepare
 
 
@@ -225,6 +258,7 @@ def test_prepared_is_said_when_the_worker_has_loaded_everything(guest: Guest) ->
     notes = guest.noted()
     assert [note for note in notes if note.startswith("nice")] == ["nice 19", "nice 0"]
     assert notes.index("nice 0") < notes.index("settles")
+    assert guest.answers_at_once(), "it said so once, and has nothing to do any more"
     guest.control.prepare(soon())
     assert guest.noted().count("settles") == 2
 
@@ -239,10 +273,10 @@ def test_a_worker_that_cannot_load_is_told_by_prepare(start: Guests) -> None:
 
 
 def test_prepare_waits_for_the_end_of_the_ssh_connection(guest: Guest) -> None:
+    guest.control.prepare(soon())
     _, server = guest.become()
     guest.control.write_line("prepare")
-    assert guest.control.ping(soon())
-    assert "settles" not in guest.noted()
+    assert guest.answers_at_once()
     server.close()
     assert guest.line() == "prepared"
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
@@ -288,16 +322,13 @@ def test_a_worker_that_said_nothing_has_an_empty_word(guest: Guest) -> None:
     assert (end.status, end.stderr) == (-signal.SIGTERM, "")
 
 
-def test_after_the_worker_has_ended_prepare_says_so(guest: Guest) -> None:
-    """The bytes for `prepare` that it has left in the pipe do not make up for it."""
+@pytest.mark.xfail(reason="the bytes that it has left in its pipe are taken for a worker that runs")
+def test_a_worker_that_has_ended_since_it_was_loaded_is_told_by_prepare(guest: Guest) -> None:
     guest.control.prepare(soon())
     os.kill(guest.worker, signal.SIGKILL)
-    end = guest.control.worker_end(soon())
-    assert end is not None
-    while True:
-        guest.control.write_line("prepare")
-        if guest.line() != "prepared":
-            break
+    assert guest.control.worker_end(soon()) is not None
+    with pytest.raises(InfrastructureError, match="by signal 9"):
+        guest.control.prepare(soon())
 
 
 @pytest.mark.parametrize(
@@ -325,7 +356,7 @@ def test_the_identity_is_taken_on_in_order_before_ready(guest: Guest) -> None:
     host_key = make_host_key()
     before = len(guest.noted())
     identity = guest.control.identify("hello", host_key, CLIENT_KEY, soon())
-    notes = [note for note in guest.noted()[before:] if not note.startswith("nice")]
+    notes = [note for note in guest.noted()[before:] if not note.startswith(("nice", "wakes"))]
     assert notes == ["entropy", "reseed", "clock", "writes host_key", "writes client_key", "writes nonce", "connects"]
     folder = guest.folder
     assert (folder / "etc/host_key").read_bytes() == base64.b64decode(host_key.secret)
@@ -364,11 +395,12 @@ def test_bytes_go_both_ways_between_the_port_and_the_ssh_server(guest: Guest) ->
 
 
 def test_the_ssh_server_is_told_when_the_host_is_gone(guest: Guest) -> None:
+    guest.control.prepare(soon())
     _, server = guest.become()
     os.close(guest.master)
     assert server.recv(1) == b""
     guest.control.write_line("prepare")
-    assert guest.control.ping(soon()), "a port without a host is not waited for over and over"
+    assert guest.answers_at_once(), "a port without a host is not waited for over and over"
     server.close()
     assert guest.line() == "prepared"
 
