@@ -42,8 +42,9 @@ class Relay:
         server = select.POLLOUT if self._to_server else 0
         if len(self._to_port) < _LIMIT:
             server |= select.POLLIN
-        # A port whose host is gone reports a hang-up for ever.
-        return [(self._server, server)] + ([] if self._port_ended else [(self._port, port)])
+        # An end that is gone would report it for ever.
+        ends = ((self._server, server, self._server_ended), (self._port, port, self._port_ended))
+        return [(fd, mask) for fd, mask, ended in ends if not ended]
 
     def step(self, fd: int, ready: int) -> bool:
         """Move what is ready at one end.
@@ -58,7 +59,7 @@ class Relay:
                 self._to_server += data
             elif data is not None:
                 self._port_ended = True
-        elif fd == self._server and can_read:
+        elif fd == self._server and can_read and not self._server_ended:
             data = _read(fd)
             if data:
                 self._to_port += data

@@ -28,6 +28,7 @@ WORKER_PORT = 1
 """TCP port of the worker on the guest's loopback."""
 WORKER_STDERR = "/run/worker.stderr"
 NONCE = "/run/nonce"
+RUNNING = "worker running"
 
 _SSH = ("127.0.0.1", 22)
 # Keys only, on the loopback only, no forwarding to the host. Without -F it returns when it listens. -R: without a key;
@@ -43,7 +44,7 @@ class Supervisor:
     Args:
         ssh_port: Path of the SSH port's device.
         worker: Process id of the worker.
-        loaded: Descriptor of a pipe that the worker fills when it has loaded everything; it ends with the worker.
+        loaded: Descriptor of a pipe; a byte comes when the worker has loaded everything, and it ends with the worker.
     """
 
     def __init__(self, ssh_port: str, worker: int, loaded: int) -> None:
@@ -51,7 +52,7 @@ class Supervisor:
         self._worker = worker
         self._ended: int | None = None
         self._loaded = loaded
-        self._load_done = False
+        self._load_done = self._loaded_all = False
         self._preparing = False
         self._relay: Relay | None = None
         self._line = b""
@@ -70,7 +71,8 @@ class Supervisor:
                     if not self._read_control():
                         return
                 elif fd == self._loaded:
-                    self._load_done = True
+                    # One byte, or the end of the pipe when the worker has ended.
+                    self._load_done, self._loaded_all = True, bool(os.read(fd, 1))
                 elif self._relay and not self._relay.step(fd, ready):
                     self._relay.close()
                     self._relay = None
@@ -78,8 +80,8 @@ class Supervisor:
             if self._preparing and self._load_done and not self._relay:
                 self._preparing = False
                 settle()
-                # One byte, or the end of the pipe when the worker has ended.
-                say("prepared" if os.read(self._loaded, 1) else self._worker_state())
+                state = self._worker_state(0 if self._loaded_all else _DEATH_MILLISECONDS)
+                say("prepared" if state == RUNNING else state)
 
     def _read_control(self) -> bool:
         data = os.read(CONTROL, 4096)
@@ -95,7 +97,7 @@ class Supervisor:
             case ["prepare"]:
                 self._preparing = True
             case ["worker"]:
-                say(self._worker_state())
+                say(self._worker_state(_DEATH_MILLISECONDS))
             case ["identity", nonce, epoch, entropy, host_key, *client_key]:
                 self._identify(nonce, epoch, entropy, host_key, " ".join(client_key))
 
@@ -108,19 +110,21 @@ class Supervisor:
         self._relay = Relay(port, server)
         say(f"ready {nonce}")
 
-    def _worker_state(self) -> str:
+    def _worker_state(self, milliseconds: int) -> str:
         """Whether the worker runs; else its exit status (negative for a signal) and the end of its stderr.
 
-        The host asks when the worker's connection has ended, which is a moment before the process has.
+        Args:
+            milliseconds: How long to wait for its end. The host asks when the worker's connection has ended, which is
+                a moment before the process has.
         """
         if self._ended is None:
             pidfd = os.pidfd_open(self._worker)
             poll = select.poll()
             poll.register(pidfd, select.POLLIN)
-            ended = poll.poll(_DEATH_MILLISECONDS)
+            ended = poll.poll(milliseconds)
             os.close(pidfd)
             if not ended:
-                return "worker running"
+                return RUNNING
             self._ended = os.waitstatus_to_exitcode(os.waitpid(self._worker, 0)[1])
         with open(WORKER_STDERR, "rb") as file:
             said = file.read()[-_STDERR_BYTES:]

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
-_LOADED = b"1" * 16
-
 
 def _write(fd: int, answer: dict[str, Any]) -> None:
     """Write one line; directly, so that a forked child inherits no half-written buffer."""
@@ -81,7 +79,7 @@ def run(
 
     Args:
         listener: A listening socket.
-        loaded: Descriptor of a pipe; filled when everything is loaded, a byte for each time that the host may ask.
+        loaded: Descriptor of a pipe; one byte is written when everything is loaded.
         nonce_file: Where the nonce is when a client comes.
         when_loaded: Called once, when everything is loaded.
     """
@@ -91,7 +89,7 @@ def run(
     sys.stdout = sys.stderr  # what code under test prints is not held back in a buffer
     load()
     when_loaded()
-    os.write(loaded, _LOADED)
+    os.write(loaded, b"1")
     while True:
         # What is there now stays for good: collections need not look at it, nor write to its pages, which clones share.
         gc.collect()

@@ -322,7 +322,6 @@ def test_a_worker_that_said_nothing_has_an_empty_word(guest: Guest) -> None:
     assert (end.status, end.stderr) == (-signal.SIGTERM, "")
 
 
-@pytest.mark.xfail(reason="the bytes that it has left in its pipe are taken for a worker that runs")
 def test_a_worker_that_has_ended_since_it_was_loaded_is_told_by_prepare(guest: Guest) -> None:
     guest.control.prepare(soon())
     os.kill(guest.worker, signal.SIGKILL)
