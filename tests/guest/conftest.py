@@ -19,7 +19,6 @@ from harness.guest.guest import Guest, running_guest
 from harness.machine.spec import DeviceSpec, MachineSpec
 from harness.machine.template import KIND, Template
 from harness.paths import cache_dir
-from harness.results import Progress
 from harness.run.options import RunOptions
 from harness.run.resources import Resources, prepare
 
@@ -69,6 +68,22 @@ def said(guest: Guest, command: str) -> str:
     return done.stdout.decode().strip()
 
 
+def _template(resources: Resources, qemu: str) -> Template:
+    return get_template(resources.plan(MachineSpec(), qemu, "6.12", Path("-")), BOOT_SECONDS, print)
+
+
+@pytest.fixture(scope="session")
+def template(resources: Resources) -> Template:
+    """The template of most scenarios, in the user's cache."""
+    return _template(resources, "11.1")
+
+
+@pytest.fixture(scope="session")
+def older_template() -> Template:
+    """The same machine on an older QEMU."""
+    return _template(prepare(RunOptions(qemu=("10.0",), fetch=True), print), "10.0")
+
+
 @pytest.fixture
 def own_cache(resources: Resources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache to damage: the QEMU builds and images are the user's, so nothing is fetched; it has no templates."""
@@ -87,16 +102,6 @@ def copy_template(template: Template, cache: Path) -> Path:
     folder.parent.mkdir(exist_ok=True)
     subprocess.run(["cp", "-a", "--sparse=always", template.folder, folder], check=True)
     return folder
-
-
-class Heard(Progress):
-    """Keeps what a run says."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
 
 
 def processes_with(text: str) -> list[int]:

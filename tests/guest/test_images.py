@@ -75,3 +75,8 @@ def test_every_qemu_and_every_kernel_shows_the_same(tmp_path: Path):
     assert len(result.cells) == 18
     for cell in result.cells:
         assert cell.outcome is Outcome.PASS, cell_text(cell)
+        assert cell.start == "clone"
+        assert cell.versions is not None
+        # Each build takes its state in the way that it knows.
+        address = "fd:state" if cell.versions.qemu.startswith("7.2.") else "file:/"
+        assert f'"uri": "{address}' in (Path(cell.folder) / "qmp.log").read_text()

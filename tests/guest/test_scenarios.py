@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -59,13 +60,13 @@ def test_scenario(cloned: RunResult, file: Path):
 
 
 def judged(cell: CellResult) -> dict[str, object]:
-    """What a verdict says, without what differs from guest to guest: times, addresses that the kernel chose."""
+    """What a verdict says, without what differs from guest to guest: times, and addresses within the program."""
     assert cell.verdict is not None, cell_text(cell)
     traced = [fault for fault in cell.verdict.faults if fault.witness == "trace"]
     return {
         "outcome": cell.outcome,
         "checks": [(check.name, check.passed, check.expected) for check in cell.verdict.checks],
-        "faults": {(fault.requester, fault.access, fault.reason) for fault in traced},
+        "faults": {(fault.requester, fault.access, fault.address, fault.reason, fault.step) for fault in traced},
         "steps": [step.kind for step in cell.evidence.steps] if cell.evidence else [],
     }
 
@@ -74,6 +75,27 @@ def judged(cell: CellResult) -> dict[str, object]:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_a_clone_and_a_booted_guest_come_to_the_same_verdict(cloned: RunResult, booted: RunResult, file: Path):
     assert judged(cell_of(cloned, file)) == judged(cell_of(booted, file))
+
+
+@pytest.mark.timeout(1500)
+def test_a_clones_device_moves_data_and_both_witnesses_see_what_is_refused(cloned: RunResult):
+    """Looked at here without the judge: steps, QEMU's trace, the guest's kernel log."""
+    moved = cell_of(cloned, scenarios_dir() / "dma/roundtrip_user_buffer.yaml").evidence
+    assert moved is not None
+    values = {step.kind: step.values for step in moved.steps}
+    assert values["dma_read"]["completed"] is values["dma_write"]["completed"] is True
+    assert values["compare"]["equal"] is True
+    refused = cell_of(cloned, scenarios_dir() / "dma/unmapped_write.yaml")
+    assert refused.evidence is not None
+    (write,) = [step for step in refused.evidence.steps if step.kind == "dma_write"]
+    assert any("vtd_dmar_fault" in line for line in write.trace)
+    log = "\n".join(refused.evidence.kernel_log)
+    assert re.search(r"DMAR: \[DMA Write.*\] Request device \[(0000:)?02:00\.0\] fault addr (0x)?900000 ", log), log
+    assert refused.verdict is not None
+    assert {(fault.witness, fault.requester, fault.address) for fault in refused.verdict.faults} == {
+        ("trace", "02:00.0", 0x900000),
+        ("kernel", "02:00.0", 0x900000),
+    }
 
 
 def broken_usdm(tmp_path: Path, file: str, old: str, new: str) -> Path:
