@@ -69,7 +69,8 @@ class Poll:
 
     def poll(self, *timeout):
         ready = self.real.poll(*timeout)
-        note("wakes")
+        for _ in ready:
+            note("wakes")
         return ready
 
 def start_worker(real=supervisor.start_worker):
@@ -239,6 +240,7 @@ def test_the_end_of_the_control_port_ends_it_in_the_middle_of_a_line(guest: Gues
 
 
 def test_the_worker_does_not_keep_the_control_port_open(guest: Guest) -> None:
+    guest.control.prepare(soon())
     guest.process.kill()
     with pytest.raises(PortClosedError):
         guest.line()
