@@ -210,6 +210,23 @@ def test_what_the_server_sent_is_written_before_the_connection_ends(line: Line) 
     assert got + receive(line.host) == sent
 
 
+def test_nothing_is_ready_while_a_slow_host_keeps_a_server_that_has_ended(line: Line) -> None:
+    """Its hang-up would wake the supervisor for ever, and a guest that is never idle cannot be frozen."""
+    data = rest = os.urandom(1 << 20)
+    while line.mask(line.server_fd) & select.POLLIN:
+        rest = fill(line.sshd, rest)
+        line.rest()
+    line.sshd.close()
+    got = b""
+    while line.server_fd in dict(line.relay.interests()):
+        got += line.host.recv(CHUNK)
+        line.turn()
+    assert line.poll() == []
+    while line.turn():
+        got += receive(line.host)
+    assert got + receive(line.host) == data[: len(data) - len(rest)]
+
+
 def test_a_port_that_is_gone_does_not_raise(line: Line) -> None:
     line.sshd.send(b"answer")
     line.host.close()

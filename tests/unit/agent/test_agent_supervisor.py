@@ -330,6 +330,7 @@ def test_a_worker_that_has_ended_since_it_was_loaded_is_told_by_prepare(guest: G
     assert guest.control.worker_end(soon()) is not None
     with pytest.raises(InfrastructureError, match="by signal 9"):
         guest.control.prepare(soon())
+    assert guest.answers_at_once(), "the end of its pipe is seen once"
 
 
 @pytest.mark.parametrize(
