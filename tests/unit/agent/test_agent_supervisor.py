@@ -313,6 +313,27 @@ def test_how_the_worker_ended_is_told_again_and_again(guest: Guest) -> None:
         assert end.stderr.endswith("x\ufffd\nlast\n")
         assert end.stderr.count("x") == 16 * 1024 - len(b"\xff\nlast\n")
     assert guest.control.ping(soon())
+    with pytest.raises(ProcessLookupError):
+        os.kill(guest.worker, 0)
+
+
+def test_a_worker_that_crashes_leaves_its_last_words(guest: Guest) -> None:
+    guest.control.prepare(soon())
+    os.kill(guest.worker, signal.SIGSEGV)
+    end = guest.control.worker_end(soon())
+    assert end is not None
+    assert end.status == -signal.SIGSEGV
+    assert "Segmentation fault" in end.stderr
+    assert "in run" in end.stderr, "faulthandler names the place"
+
+
+def test_a_worker_that_cannot_load_is_told_without_prepare(start: Guests) -> None:
+    (start.payload / "usdm/iova.py").write_text("raise RuntimeError('no such luck')\n")
+    guest = start()
+    assert guest.line() == "up"
+    end = guest.control.worker_end(soon())
+    assert end is not None
+    assert end.message == "the worker in the guest ended with exit status 1: RuntimeError: no such luck"
 
 
 def test_a_worker_that_said_nothing_has_an_empty_word(guest: Guest) -> None:
