@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -92,8 +93,9 @@ def test_twenty_clones_at_once(clone: Clone):
 
 @pytest.mark.timeout(3000)
 def test_many_clones_one_after_another_leave_nothing_behind(clone: Clone, tmp_path: Path, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))  # Python remembers the folder that it found first
     count = int(os.environ.get("HARNESS_LEAK_CLONES", "30"))
 
     def held() -> tuple[int, int]:
