@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +93,32 @@ def test_a_mark_that_the_kernel_dropped_does_not_hang(fake: FakeLog) -> None:
     silent = KernelLog(fake.theirs.fileno(), lambda text: None)
     assert len(silent.since(None)) == 1
     assert fake.log.since(marker) == []
+
+
+def test_the_log_is_opened_at_its_end(tmp_path: Path) -> None:
+    """A file takes the place of /dev/kmsg; what is written there goes to its start."""
+    path = tmp_path / "kmsg"
+    boot = b"6,1,1,-;" + b"boot noise " * 20 + b"\n"
+    path.write_bytes(boot)
+    log = KernelLog.open(str(path))
+    with path.open("ab") as file:
+        file.write(DMAR)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert log.since(None) == ["[    4.123456] DMAR: [DMA Write NO_PASID] Request device [02:00.0] fault addr 0x900000"]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before, "the mark was written through a descriptor of its own"
+    assert path.read_bytes().startswith(f"<6>harness: mark {os.getpid()}.1\n".encode())
+    os.close(log._fd)
+
+
+def test_the_log_is_opened_so_that_no_read_waits(tmp_path: Path) -> None:
+    path = tmp_path / "kmsg"
+    path.touch()
+    log = KernelLog.open(str(path))
+    assert not os.get_blocking(log._fd)
+    assert not os.get_inheritable(log._fd)
+    os.close(log._fd)
+
+
+def test_a_log_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        KernelLog.open(str(tmp_path / "none"))
