@@ -98,7 +98,7 @@ def test_a_mark_that_the_kernel_dropped_does_not_hang(fake: FakeLog) -> None:
 def test_the_log_is_opened_at_its_end(tmp_path: Path) -> None:
     """A file takes the place of /dev/kmsg; what is written there goes to its start."""
     path = tmp_path / "kmsg"
-    boot = b"6,1,1,-;" + b"boot noise " * 20 + b"\n"
+    boot = b"6,1,1,-;boot noise\n" * 20
     path.write_bytes(boot)
     log = KernelLog.open(str(path))
     with path.open("ab") as file:

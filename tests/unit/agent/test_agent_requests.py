@@ -122,7 +122,7 @@ def stderr_of(stderr: object, text: str = "", times: int = 1) -> str:
 
 def test_what_the_worker_said_is_read_from_its_file(tmp_path: Path) -> None:
     with (tmp_path / "stderr").open("wb") as file:
-        assert stderr_of(file, "not flushed yet, without end of line") == '"not flushed yet, without end of line"'
+        assert stderr_of(file, "said without end of line") == '"said without end of line"'
     with (tmp_path / "stderr").open("ab") as file:
         assert stderr_of(file, " and more").endswith('without end of line and more"')
     assert (tmp_path / "stderr").read_text().endswith("line and more"), "reading moves nothing"
