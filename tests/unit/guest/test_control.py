@@ -136,21 +136,23 @@ def test_a_guest_that_takes_nothing_ends_in_time(ends):
 
 
 @pytest.mark.parametrize(
-    ("answer", "message"),
+    ("answer", "message", "context"),
     [
-        ("failed the SSH server did not start", "the SSH server did not start"),
+        ("failed the SSH server did not start", "the SSH server did not start", {}),
         (
             "worker ended 1 " + base64.b64encode(b"Traceback\nSyntaxError: no").decode(),
             "ended with exit status 1: SyntaxError: no",
+            {"worker": "Traceback\nSyntaxError: no"},
         ),
-        ("worker ended -9 ", "ended by signal 9$"),
+        ("worker ended -9 ", "ended by signal 9$", {"worker": ""}),
     ],
 )
-def test_a_guest_that_cannot_be_prepared_says_why(ends, answer: str, message: str):
+def test_a_guest_that_cannot_be_prepared_says_why(ends, answer: str, message: str, context: dict[str, str]):
     control, theirs = ends
     theirs.sendall(f"{answer}\n".encode())
-    with pytest.raises(InfrastructureError, match=message):
+    with pytest.raises(InfrastructureError, match=message) as caught:
         control.prepare(Deadline.after(5))
+    assert caught.value.context == context
 
 
 def test_how_the_worker_ended(ends):
@@ -159,3 +161,56 @@ def test_how_the_worker_ended(ends):
     assert control.worker_end(Deadline.after(5)) is None
     theirs.sendall(b"worker ended -11 " + base64.b64encode(b"Fatal\n") + b"\n")
     assert control.worker_end(Deadline.after(5)) == WorkerEnd(-11, "Fatal\n")
+
+
+def test_no_two_guests_have_the_same_nonce_or_entropy(ends):
+    control, theirs = ends
+    lines = theirs.makefile()
+    seen: list[str] = []
+
+    def serve() -> None:
+        for _ in range(2):
+            words = lines.readline().split()
+            seen.extend((words[1], words[3]))
+            theirs.sendall(f"ready {words[1]}\n".encode())
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    identities = [control.identify("hello", HOST_KEY, "ssh-ed25519 KEY", Deadline.after(5)) for _ in range(2)]
+    thread.join()
+    assert len(set(seen)) == 4
+    assert [identity.nonce for identity in identities] == seen[::2]
+    assert identities[0].hello == "hello"
+
+
+@pytest.mark.parametrize("wait", ["wait_hello", "prepare", "worker_end"])
+def test_a_qemu_that_ends_without_having_read_what_was_sent_is_gone(ends, wait: str):
+    control, theirs = ends
+    control.write_line("ping x")
+    theirs.close()
+    with pytest.raises(PortClosedError):
+        getattr(control, wait)(Deadline.after(60))
+
+
+def test_a_guest_that_says_something_all_the_time_ends_no_later():
+    class Chatter:
+        def settimeout(self, seconds: float) -> None:
+            pass
+
+        def recv(self, size: int) -> bytes:
+            return b"x"
+
+    with pytest.raises(TimeoutError):
+        ControlPort(Chatter()).read_line(Deadline.after(0))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("status", "stderr", "message"),
+    [
+        (1, "one\ntwo\n", "with exit status 1: two"),
+        (0, " \n", "with exit status 0"),
+        (-6, "", "by signal 6"),
+    ],
+)
+def test_how_the_worker_ended_in_one_line(status: int, stderr: str, message: str):
+    assert WorkerEnd(status, stderr).message == f"the worker in the guest ended {message}"

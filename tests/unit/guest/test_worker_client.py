@@ -221,6 +221,25 @@ def test_no_greeting_in_time(guest: Guest) -> None:
         Worker(guest.ssh, NONCE, Deadline.after(0.1))
 
 
+def test_a_worker_that_says_something_all_the_time_ends_no_later(guest: Guest) -> None:
+    worker, _ = guest.connected(line(GREETING))
+
+    class Chatter:
+        def settimeout(self, seconds: float) -> None:
+            pass
+
+        def sendall(self, data: bytes) -> None:
+            pass
+
+        def recv(self, size: int) -> bytes:
+            return b"x" * size
+
+    worker._channel.close()
+    worker._channel = Chatter()  # type: ignore[assignment]
+    with pytest.raises(TimeoutError):
+        worker.request("map", {}, Deadline.after(0))
+
+
 def test_half_an_answer_in_time_and_the_rest_later(guest: Guest) -> None:
     worker, end = guest.connected(line(GREETING))
     end.sendall(b'{"returns": ')
