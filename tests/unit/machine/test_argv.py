@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ConfigurationError
-from harness.machine.argv import Boot, Ram, Wiring, build_argv, kernel_command_line, pasteable
+from harness.machine.argv import (
+    CONTROL_DEVICE,
+    CONTROL_PORT,
+    SSH_DEVICE,
+    SSH_PORT,
+    Boot,
+    Ram,
+    Wiring,
+    build_argv,
+    kernel_command_line,
+    pasteable,
+)
 from harness.machine.spec import DeviceSpec, MachineSpec
 
 PROPERTIES = {"intel-iommu": frozenset({"intremap", "caching-mode", "aw-bits"})}
@@ -43,6 +54,41 @@ def test_a_device_is_behind_the_root_port_of_its_bus_and_has_the_whole_mask():
     # An empty slot's power would be off in a template, and a clone's device invisible.
     assert {(port["hotplug"], port["power_controller_present"]) for port in ports} == {(False, False)}
     assert (edu["bus"], edu["addr"], edu["dma_mask"]) == ("port2", "0.0", 2**64 - 1)
+
+
+@pytest.mark.parametrize("buses", [1, 4, 8])
+def test_each_bus_has_a_port_of_its_own(buses: int):
+    """Where a port is does not depend on how many there are: templates of one width look alike to their clones."""
+    ports = [one for one in devices(argv(MachineSpec(buses=buses))) if one["driver"] == "pcie-root-port"]
+    assert [port["id"] for port in ports] == [f"port{bus}" for bus in range(1, buses + 1)]
+    assert [port["addr"] for port in ports] == [f"{0x0F + bus:x}.0" for bus in range(1, buses + 1)]
+    assert {port["bus"] for port in ports} == {"pcie.0"}
+    assert len({port["chassis"] for port in ports}) == len({port["slot"] for port in ports}) == buses
+
+
+def test_devices_on_the_last_bus_and_on_bus_0():
+    found = devices(
+        argv(MachineSpec(buses=8, devices=(DeviceSpec("a", "edu", "08:1f.7"), DeviceSpec("b", "edu", "00:05.0"))))
+    )
+    assert [(one["id"], one["bus"], one["addr"]) for one in found[-2:]] == [
+        ("a", "port8", "1f.7"),
+        ("b", "pcie.0", "5.0"),
+    ]
+
+
+def test_control_and_ssh_have_a_port_each():
+    words = argv(MachineSpec())
+    ports = [
+        dict(part.partition("=")[::2] for part in word.split(",")[1:])
+        for word in words
+        if word.startswith("virtserialport")
+    ]
+    assert ports == [
+        {"id": CONTROL_DEVICE, "chardev": "control", "name": CONTROL_PORT, "nr": "1"},
+        {"id": SSH_DEVICE, "chardev": "ssh", "name": SSH_PORT, "nr": "2"},
+    ]
+    for chardev in ("socket,id=qmp,fd=10", "socket,id=control,fd=11", "socket,id=ssh,fd=12"):
+        assert words[words.index(chardev) - 1] == "-chardev"
 
 
 def test_the_viommu_comes_first_with_its_width_written_out():

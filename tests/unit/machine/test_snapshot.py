@@ -50,6 +50,7 @@ class Monitor:
     async def _events(self) -> AsyncIterator[dict[str, object]]:
         for end in self.ends:
             yield {"event": "MIGRATION", "data": {"status": end} if isinstance(end, str) else end}
+        raise AssertionError("QEMU says nothing any more, and it is waited for")
 
 
 class Machine:
