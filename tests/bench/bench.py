@@ -26,8 +26,8 @@ def say(text: str) -> None:
     print(f"  {text}", flush=True)
 
 
-def take(figures: Figures, resources: Resources, runs: int, suites: int) -> None:
-    """Take every figure of the harness; each round takes one value of each, so that a busy host hits all alike."""
+def take(figures: Figures, resources: Resources, runs: int, suites: int, *, virtme: bool) -> None:
+    """Take every figure; each round takes one value of each, so that a busy host hits all alike."""
     with tempfile.TemporaryDirectory(prefix="harness-bench-") as scratch:
         guests = Guests(resources, Path(scratch), say)
         for number in range(runs):
@@ -37,6 +37,8 @@ def take(figures: Figures, resources: Resources, runs: int, suites: int) -> None
             guests.clone_to_ssh(figures)
             guests.clone_to_device(figures)
             guests.scenario(figures)
+            if virtme:
+                virtme = add_virtme(figures, resources)
         if suites:
             say("the suite once, for its templates")
             guests.suite(Figures(), None)
@@ -46,14 +48,19 @@ def take(figures: Figures, resources: Resources, runs: int, suites: int) -> None
             guests.suite(figures, None)
 
 
-def add_virtme(figures: Figures, resources: Resources, runs: int) -> None:
-    """The same guest command by virtme-ng, and the ratios."""
-    result = measure(resources, runs)
+def add_virtme(figures: Figures, resources: Resources) -> bool:
+    """The same guest command once by virtme-ng; False when that is not possible here."""
+    result = measure(resources, 1)
     if result.reason:
         say(f"virtme-ng could not be measured: {result.reason}")
-        return
+        return False
     for seconds in result.seconds:
         figures.add(VIRTME, seconds)
+    return True
+
+
+def add_ratios(figures: Figures) -> None:
+    """virtme-ng's median over ours."""
     theirs = figures.median(VIRTME.name)
     for ours in (SSH, COLD_SSH):
         median = figures.median(ours.name)
@@ -71,9 +78,8 @@ def main() -> None:
     arguments = parser.parse_args()
     resources = prepare(RunOptions(fetch=True), say)
     figures = Figures()
-    take(figures, resources, arguments.runs, arguments.suites)
-    if not arguments.no_virtme:
-        add_virtme(figures, resources, arguments.runs)
+    take(figures, resources, arguments.runs, arguments.suites, virtme=not arguments.no_virtme)
+    add_ratios(figures)
     emulation = resources.emulations[QEMU]
     facts = {
         **host_facts(),
