@@ -74,11 +74,13 @@ class Evidence(Record):
         kernel_log: the guest's kernel log from readiness to the end, one line each, without priority prefixes:
             ``[    4.123456] DMAR: ...``.
         devices: device name to its address as the guest sees it (``02:00.0``).
+        libusdm: version of the C library that the steps ran on; empty for ``usdm``.
     """
 
     steps: tuple[StepEvidence, ...] = ()
     kernel_log: tuple[str, ...] = ()
     devices: dict[str, str] = Field(default_factory=dict)
+    libusdm: str = ""
 
 
 class FaultRecord(Record):
@@ -134,6 +136,20 @@ class Check(Record):
     step: int | None = None
 
 
+class Finding(Record):
+    """A known difference of Intel's C library that this cell's evidence shows.
+
+    Args:
+        defect: its id, e.g. ``D1``; ``policy`` or ``absent`` for one that is no defect.
+        step: index of the step that shows it, or None for the faults of the whole scenario.
+        observed: what was seen.
+    """
+
+    defect: str
+    step: int | None
+    observed: str
+
+
 class Verdict(Record):
     """The judge's word on one cell's evidence.
 
@@ -142,16 +158,18 @@ class Verdict(Record):
         checks: all of them, in the order of the scenario.
         faults: the faults of both witnesses, trace first.
         notes: explained differences between the witnesses, for people.
+        findings: what of the C library is known to differ, and was seen to.
     """
 
     passed: bool
     checks: tuple[Check, ...]
     faults: tuple[FaultRecord, ...] = ()
     notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 class Versions(Record):
-    """What ran; ``template`` is empty for a guest that was booted."""
+    """What ran; ``template`` is empty for a guest that was booted, ``libusdm`` where the C library did not run."""
 
     harness: str
     python: str
@@ -165,6 +183,7 @@ class Versions(Record):
     payload: str
     guest_python: str = ""
     template: str = ""
+    libusdm: str = ""
 
 
 class CellResult(Record):
@@ -185,6 +204,8 @@ class CellResult(Record):
         folder: the run folder of the cell, or empty when there is none.
         rerun: a command line that runs exactly this cell again.
         console_tail: the console's last lines, for errors.
+        implementation: what the steps ran on; with ``both``, ``evidence`` is usdm's and ``reference`` the C library's.
+        reference: the C library's evidence of a cell that ran on both.
     """
 
     scenario: str
@@ -204,6 +225,8 @@ class CellResult(Record):
     verdict: Verdict | None = None
     evidence: Evidence | None = None
     console_tail: tuple[str, ...] = ()
+    implementation: Literal["usdm", "libusdm", "both"] = "usdm"
+    reference: Evidence | None = None
 
 
 class RunResult(Record):

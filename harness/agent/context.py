@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.agent import implementations
 from harness.agent.outcome import DeviceNotOpen, NoIova, NotAccessible, UnknownBuffer, UnknownDevice
 
 TYPE_CHECKING = False
@@ -9,9 +10,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from harness.agent.edu import Edu
+    from harness.agent.implementations import Implementation
     from harness.agent.kernel_log import KernelLog
     from usdm.vfio import Container
 
+DEFAULT_CONTAINER = "default"
 _ADDRESSES = 1 << 64
 
 
@@ -23,19 +26,21 @@ class Buffer:
         maker: Kind of the step that made it: `alloc`, `alloc_plain`, `buffer`.
         address: Virtual address, None when making it failed.
         size: In bytes.
+        extent: Bytes that the kernel gave for it, for a buffer of the program's own.
         iova: IOVA of its start, as it was allocated or last mapped; None when it has had none. It may be negative: a
             mapping of a part gives the part's IOVA, and the start lies that far before it.
         writable: The program may write to it.
         gone: It was freed or released. The address stays, so that a use after free can be written down.
     """
 
-    __slots__ = ("address", "gone", "iova", "maker", "name", "size", "writable")
+    __slots__ = ("address", "extent", "gone", "iova", "maker", "name", "size", "writable")
 
     def __init__(self, name: str, maker: str, address: int | None, size: int, writable: bool = True) -> None:
         self.name = name
         self.maker = maker
         self.address = address
         self.size = size
+        self.extent = size
         self.writable = writable
         self.iova: int | None = None
         self.gone = False
@@ -78,15 +83,18 @@ class Context:
         buffers: Buffers by name.
         kernel_log: The log's reader, None before it was asked for.
         log_start: The mark in the log where the steps begin.
+        api: What the steps that name a function of USDM call.
     """
 
     def __init__(self) -> None:
+        self.api: Implementation = implementations.find("usdm")
         self.addresses: dict[str, str] = {}
         self.devices: dict[str, Edu] = {}
         self.buffers: dict[str, Buffer] = {}
         self.kernel_log: KernelLog | None = None
         self.log_start: str | None = None
-        self._container: Container | None = None
+        self._containers: dict[str, Container] = {}
+        self._container_of: dict[str, str] = {}
 
     # ---- devices
 
@@ -97,13 +105,24 @@ class Context:
         except KeyError:
             raise UnknownDevice(f"the host told no address of '{name}'") from None
 
-    def container(self) -> Container:
-        """Return the process's one container, opened when it is first asked for; raises `usdm.errors.DeviceError`."""
-        if self._container is None:
+    def container(self, name: str = DEFAULT_CONTAINER, iommu_type: str | None = None) -> Container:
+        """Return a container of the process, opened when it is first asked for; raises `usdm.errors.DeviceError`.
+
+        Args:
+            name: Its name in the scenario.
+            iommu_type: `type1` or `type1v2`, for a container that is not open yet; None is `type1`, as libqat does.
+        """
+        if name not in self._containers:
+            from usdm import vfio_uapi
             from usdm.vfio import Container
 
-            self._container = Container()
-        return self._container
+            kind = vfio_uapi.TYPE1V2_IOMMU if iommu_type == "type1v2" else vfio_uapi.TYPE1_IOMMU
+            self._containers[name] = Container(kind)
+        return self._containers[name]
+
+    def container_of(self, device: str) -> Container:
+        """Return the container that a device was opened in last."""
+        return self.container(self._container_of.get(device, DEFAULT_CONTAINER))
 
     def device(self, name: str) -> Edu:
         """Return an open device; raises `DeviceNotOpen`."""
@@ -118,10 +137,15 @@ class Context:
             return device
         raise DeviceNotOpen("no device is open")
 
-    def open_device(self, name: str) -> Edu:
+    def open_device(self, name: str, container: str | None = None, iommu_type: str | None = None) -> Edu:
         """Return a device, opened when it is not open yet.
 
         Binding to vfio-pci belongs to it, so that what the kernel says of it is in the log of the steps.
+
+        Args:
+            name: The device.
+            container: Name of the container that it is opened in; None is the default one.
+            iommu_type: See `container`.
 
         Raises:
             UnknownDevice: The host told no address.
@@ -134,7 +158,9 @@ class Context:
 
             address = self.address(name)
             pci.bind(address)
-            self.devices[name] = Edu(self.container().open_device(address))
+            where = container or DEFAULT_CONTAINER
+            self.devices[name] = Edu(self.container(where, iommu_type).open_device(address))
+            self._container_of[name] = where
         return self.devices[name]
 
     def close_device(self, name: str) -> None:

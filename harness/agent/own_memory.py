@@ -13,6 +13,7 @@ PIECE = 2 * 1024 * 1024
 
 _MAP_FIXED = 0x10
 _MAP_NORESERVE = 0x4000
+_MAP_HUGE_2MB = 0x40000 | 21 << 26
 _PROT_NONE = 0
 _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 
@@ -32,44 +33,53 @@ def _map(size: int, protection: int, flags: int, fd: int = -1, address: int | No
     return int(found)
 
 
-def take(size: int, backing: str) -> int:
+def take(size: int, backing: str, align: int = 4096) -> int:
     """Return the address of new memory.
 
     Args:
         size: Bytes.
         backing: `anonymous`; `read_only`, which the program cannot write to either; `repeated`, the same 2 MiB again
-            and again, so that a buffer can be larger than the guest's memory.
+            and again, so that a buffer can be larger than the guest's memory; `huge`, hugepages of 2 MiB.
+        align: What the address is a multiple of, from the page size on.
 
     Raises:
         NoMemory: The kernel gave none.
     """
-    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    if backing == "repeated":
-        return _repeated(size)
-    return _map(size, mmap.PROT_READ if backing == "read_only" else _READ_WRITE, private)
+    if backing == "huge":
+        return _map(-(-size // PIECE) * PIECE, _READ_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_HUGE_2MB)
+    # A place for it at such an address is reserved first, so that nothing else is replaced.
+    reserved = _map(size + align, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+    address = -(-reserved // align) * align
+    try:
+        if backing == "repeated":
+            _repeat(address, size)
+        else:
+            protection = mmap.PROT_READ if backing == "read_only" else _READ_WRITE
+            _map(size, protection, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED, address=address)
+    except NoMemory:
+        give_back(reserved, size + align)
+        raise
+    end = -(-(address + size) // mmap.PAGESIZE) * mmap.PAGESIZE
+    for start, stop in ((reserved, address), (end, reserved + size + align)):
+        if start < stop:
+            give_back(start, stop - start)
+    return address
 
 
-def _repeated(size: int) -> int:
+def _repeat(address: int, size: int) -> None:
     piece = os.memfd_create("repeated", os.MFD_CLOEXEC)
     try:
         os.ftruncate(piece, PIECE)
-        # The whole range is reserved first, so that the pieces replace nothing but it.
-        address = _map(size, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
-        try:
-            for offset in range(0, size, PIECE):
-                _map(
-                    min(PIECE, size - offset),
-                    _READ_WRITE,
-                    mmap.MAP_SHARED | _MAP_FIXED,
-                    piece,
-                    address=address + offset,
-                )
-        except NoMemory:
-            give_back(address, size)
-            raise
-        return address
+        shared = mmap.MAP_SHARED | _MAP_FIXED
+        for offset in range(0, size, PIECE):
+            _map(min(PIECE, size - offset), _READ_WRITE, shared, piece, address=address + offset)
     finally:
         os.close(piece)
+
+
+def extent(size: int, backing: str) -> int:
+    """Return how many bytes the kernel gave for `size`, which is what must be given back."""
+    return -(-size // PIECE) * PIECE if backing == "huge" else size
 
 
 def give_back(address: int, size: int) -> None:

@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     Step = Callable[[Context, dict[str, Any]], Outcome]
 
 MODULES = {
-    "steps_device": ("open", "close", "bus_master", "register", "unregister", "register_fd"),
-    "steps_usdm": ("alloc", "free", "alloc_plain", "free_plain", "map", "unmap", "translate", "translate_back"),
+    "steps_device": ("open", "close", "bus_master", "container_info", "register", "unregister", "register_fd"),
+    "steps_usdm": (
+        *("alloc", "free", "alloc_plain", "free_plain", "map", "unmap", "map_each", "unmap_each"),
+        *("translate", "translate_back", "at_fork", "mem_init", "mem_destroy", "mem_init_fd", "statistics"),
+    ),
     "steps_memory": ("buffer", "release", "fill", "check", "compare"),
+    "steps_process": ("environment", "hugepages", "limit_memory", "nodes", "threads"),
     "steps_dma": ("dma_read", "dma_write", "container_map", "container_unmap"),
     "steps_fork": ("fork",),
     "requests": ("_begin", "_end"),

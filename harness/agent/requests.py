@@ -6,7 +6,7 @@ import os
 import stat
 import sys
 
-from harness.agent import pci
+from harness.agent import implementations, pci
 from harness.agent.kernel_log import KernelLog
 from harness.agent.outcome import Outcome, StepError
 
@@ -24,8 +24,9 @@ def begin(context: Context, args: dict[str, Any]) -> Outcome:
     """Take in the devices, see that they are there, and mark the kernel's log.
 
     Arguments: `devices`, name to address, `{"edu0": "02:00.0"}`; `replaced`, the addresses at which the kernel knows a
-    device of the template that this guest was cloned from.
+    device of the template that this guest was cloned from; `implementation`, what the steps run on.
     """
+    context.api = implementations.find(args.get("implementation", "usdm"))
     context.addresses.update(args["devices"])
     for address in args["devices"].values():
         pci.scan(address, address in args["replaced"])

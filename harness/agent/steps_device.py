@@ -18,9 +18,10 @@ def open_(context: Context, args: dict[str, Any]) -> Outcome:
     """Open a device; values: address, group, iova_ranges."""
     from usdm.vfio import iommu_group
 
-    context.open_device(args["device"])
-    address = context.address(args["device"])
-    ranges = context.container().info().iova_ranges
+    name = args["device"]
+    context.open_device(name, args.get("container"), args.get("type"))
+    address = context.address(name)
+    ranges = context.container_of(name).info().iova_ranges
     values = {
         "address": address,
         "group": iommu_group(address),
@@ -41,42 +42,45 @@ def bus_master(context: Context, args: dict[str, Any]) -> Outcome:
     return Outcome()
 
 
-def _register(fd: int) -> Outcome:
-    from usdm import qae_mem
+def container_info(context: Context, args: dict[str, Any]) -> Outcome:
+    """Ask the kernel about a device's container; values: counts (mappings_left), iova_ranges."""
+    info = context.container_of(args["device"]).info()
+    ranges = None if info.iova_ranges is None else [list(span) for span in info.iova_ranges]
+    return Outcome(values={"counts": {"mappings_left": info.dma_avail}, "iova_ranges": ranges})
 
-    returns = qae_mem.qaeRegisterDevice(fd)
-    return Outcome(returns, error=qae_mem.last_error())
+
+def _register(context: Context, fd: int) -> Outcome:
+    returns, error = context.api.call("qaeRegisterDevice", fd)
+    return Outcome(returns, error=error)
 
 
 def register(context: Context, args: dict[str, Any]) -> Outcome:
-    """Register the container, after opening the device when it is not open."""
+    """Register a device's container, after opening the device when it is not open."""
     context.open_device(args["device"])
-    return _register(context.container().fd)
+    return _register(context, context.container_of(args["device"]).fd)
 
 
 def unregister(context: Context, args: dict[str, Any]) -> Outcome:
     """Undo a registration; the device may be closed by now."""
-    from usdm import qae_mem
-
     context.address(args["device"])
-    returns = qae_mem.qaeUnregisterDevice(context.container().fd)
-    return Outcome(returns, error=qae_mem.last_error())
+    returns, error = context.api.call("qaeUnregisterDevice", context.container_of(args["device"]).fd)
+    return Outcome(returns, error=error)
 
 
 def register_fd(context: Context, args: dict[str, Any]) -> Outcome:
     """Register something that is no container."""
     kind = args["fd"]
     if kind == "device":
-        return _register(context.any_device().device.fd)
+        return _register(context, context.any_device().device.fd)
     if kind == "group":
         bdf = context.any_device().device.bdf
-        return _register(context.container().join(bdf).fd)
+        return _register(context, context.container().join(bdf).fd)
     fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     if kind == "closed":
         os.close(fd)
-        return _register(fd)
+        return _register(context, fd)
     try:
-        return _register(fd)
+        return _register(context, fd)
     finally:
         os.close(fd)
 
@@ -85,6 +89,7 @@ STEPS: dict[str, Step] = {
     "open": open_,
     "close": close,
     "bus_master": bus_master,
+    "container_info": container_info,
     "register": register,
     "unregister": unregister,
     "register_fd": register_fd,

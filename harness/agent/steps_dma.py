@@ -39,7 +39,9 @@ def container_map(context: Context, args: dict[str, Any]) -> Outcome:
         raise NotAccessible(f"'{buffer.name}' is NULL")
     iova: int = args["iova"]
     access = args["access"]
-    context.container().map_dma(address, iova, args["size"], read=access != "write", write=access != "read")
+    context.container_of(args["device"]).map_dma(
+        address, iova, args["size"], read=access != "write", write=access != "read"
+    )
     buffer.iova = iova - args.get("offset", 0)
     return Outcome(values={"iova": iova})
 
@@ -47,7 +49,8 @@ def container_map(context: Context, args: dict[str, Any]) -> Outcome:
 def container_unmap(context: Context, args: dict[str, Any]) -> Outcome:
     """VFIO_IOMMU_UNMAP_DMA beside USDM; values: size, as the kernel says."""
     context.device(args["device"])
-    return Outcome(values={"size": context.container().unmap_dma(args["iova"], args["size"])})
+    container = context.container_of(args["device"])
+    return Outcome(values={"size": container.unmap_dma(args["iova"], args["size"])})
 
 
 STEPS: dict[str, Step] = {

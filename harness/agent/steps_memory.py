@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 def buffer(context: Context, args: dict[str, Any]) -> Outcome:
     """Take memory from the kernel; values: address."""
     backing = args.get("backing", "anonymous")
-    address = own_memory.take(args["size"], backing)
+    address = own_memory.take(args["size"], backing, args.get("align", 4096))
     made = Buffer(args["as"], "buffer", address, args["size"], writable=backing != "read_only")
+    made.extent = own_memory.extent(args["size"], backing)
     context.buffers[made.name] = made
     return Outcome(values={"address": address})
 
@@ -28,7 +29,7 @@ def release(context: Context, args: dict[str, Any]) -> Outcome:
     held = context.buffer(args["buffer"])
     if held.address is None or held.gone or held.maker != "buffer":
         raise NotAccessible(f"'{held.name}' is no memory that the program holds by a buffer step")
-    own_memory.give_back(held.address, held.size)
+    own_memory.give_back(held.address, held.extent)
     held.gone = True
     return Outcome()
 

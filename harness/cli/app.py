@@ -19,9 +19,12 @@ from harness.cli.options import (
     Fetch,
     Filter,
     FreshBoot,
+    Implementation,
+    Implementations,
     Jobs,
     Junit,
     Kernel,
+    Libusdm,
     Mirror,
     Offline,
     Out,
@@ -90,6 +93,7 @@ def _note(text: str) -> None:
         "harness run --fetch",
         "harness run scenarios/dma -k unmap -j 2",
         "harness run --qemu 7.2 --qemu 11.1 --kernel 6.12 --kernel 7.2",
+        "harness run --implementation both -k libusdm --fetch",
         "harness run --junit out.xml --json > run.json",
         "HARNESS_QEMU='7.2 11.1' harness run",
     )
@@ -104,6 +108,8 @@ def run(
     out: Out = None,
     junit: Junit = None,
     usdm: Usdm = None,
+    implementation: Implementation = Implementations.USDM,
+    libusdm: Libusdm = "26.08",
     timeout: Timeout = 120.0,
     boot_timeout: BootTimeout = 120.0,
     fresh_boot: FreshBoot = False,
@@ -133,6 +139,8 @@ def run(
             jobs=_jobs(jobs),
             out=out,
             usdm=usdm,
+            implementation=implementation.value,
+            libusdm=libusdm,
             timeout=timeout,
             boot_timeout=boot_timeout,
             fresh_boot=fresh_boot,
@@ -312,23 +320,27 @@ def shell(
     epilog=examples(
         "harness fetch",
         "harness fetch --qemu 7.2 --qemu 11.1 --kernel 6.12 --kernel 7.2",
+        "harness fetch --libusdm 26.08",
         "harness fetch --mirror http://HOST/debian",
     ),
 )
 def fetch_command(
     qemu: Qemu = ["11.1"],  # noqa: B006
     kernel: Kernel = ["6.12"],  # noqa: B006
+    libusdm: Annotated[
+        list[str] | None, typer.Option("--libusdm", help="C library: 26.08 or 24.02. Repeatable; default none.")
+    ] = None,
     offline: Offline = False,
     mirror: Mirror = None,
 ) -> None:
-    """Get what a run needs into the cache: QEMU builds and guest images. Without options: for the default run."""
+    """Get what a run needs into the cache: QEMU builds, images, the C library. Without options: for the default run."""
 
     def body() -> int:
         from harness.run.options import RunOptions
         from harness.run.resources import fetch_all
 
         options = RunOptions(qemu=tuple(qemu), kernels=tuple(kernel), offline=offline, mirror=mirror)
-        fetch_all(options, lambda text: print(text, flush=True))
+        fetch_all(options, tuple(libusdm or ()), lambda text: print(text, flush=True))
         return 0
 
     raise typer.Exit(guarded(body))

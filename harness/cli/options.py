@@ -17,6 +17,14 @@ class Accel(StrEnum):
     KVM = "kvm"
 
 
+class Implementations(StrEnum):
+    """What ``--implementation`` takes."""
+
+    USDM = "usdm"
+    LIBUSDM = "libusdm"
+    BOTH = "both"
+
+
 Paths = Annotated[
     list[Path] | None, typer.Argument(help="Scenario files and folders; without any, the scenarios that come along.")
 ]
@@ -47,6 +55,15 @@ Junit = Annotated[Path | None, typer.Option("--junit", envvar="HARNESS_JUNIT", h
 Usdm = Annotated[
     Path | None, typer.Option("--usdm", envvar="HARNESS_USDM", help="Another usdm package to put under test.")
 ]
+Implementation = Annotated[
+    Implementations,
+    typer.Option(
+        "--implementation",
+        envvar="HARNESS_IMPLEMENTATION",
+        help="What the steps run on: usdm, Intel's C library, or each in a guest of its own, every result compared.",
+    ),
+]
+Libusdm = Annotated[str, typer.Option("--libusdm", envvar="HARNESS_LIBUSDM", help="Which C library: 26.08 or 24.02.")]
 Timeout = Annotated[
     float, typer.Option("--timeout", envvar="HARNESS_TIMEOUT", min=1, help="Seconds for a scenario that names none.")
 ]

@@ -97,10 +97,14 @@ class Guest:
         self.stages["worker"] = time.monotonic() - started
         return self._worker
 
-    def find_devices(self, deadline: Deadline) -> None:
+    def find_devices(self, deadline: Deadline, implementation: str = "usdm") -> None:
         """Have the worker see that the devices under test are there, and mark the kernel's log.
 
         A clone was frozen without them, and its kernel looks at a bus when it is told to.
+
+        Args:
+            deadline: until when it must be done.
+            implementation: what the steps are to run on: ``usdm``, or ``libusdm`` where the payload has it.
 
         Raises:
             InfrastructureError: a device is missing.
@@ -108,7 +112,8 @@ class Guest:
         """
         devices = {device.name: device.at for device in self.spec.devices}
         replaced = [device.at for device in self.spec.fixed_devices] if self.cloned else []
-        self.ask("finding the devices", "_begin", {"devices": devices, "replaced": replaced}, deadline)
+        begin = {"devices": devices, "replaced": replaced, "implementation": implementation}
+        self.ask("finding the devices", "_begin", begin, deadline)
 
     def ask(self, doing: str, kind: str, args: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
         """One of the harness's own requests; gives its values. Unlike a step's, its error is the infrastructure's.

@@ -1,5 +1,5 @@
 """Evidence against expectation gives a verdict. Nothing here starts, waits for, or changes anything."""
 
-from harness.judge.verdict import judge
+from harness.judge.verdict import judge, judge_both
 
-__all__ = ["judge"]
+__all__ = ["judge", "judge_both"]

@@ -69,6 +69,14 @@ class _Wanted:
         )
 
 
+def expected_faults(scenario: Scenario, evidence: Evidence) -> tuple[FaultExpect, ...]:
+    """The faults that a scenario names; where they are known to be others on the C library, those."""
+    known = scenario.expect.libusdm
+    if evidence.libusdm and known is not None and known.applies(evidence.libusdm):
+        return known.faults
+    return scenario.expect.faults
+
+
 def check_faults(scenario: Scenario, evidence: Evidence, trace: Sequence[FaultRecord], kernel: KernelFaults) -> Check:
     """Check that the faults that happened are those that the scenario names, each once.
 
@@ -87,7 +95,7 @@ def check_faults(scenario: Scenario, evidence: Evidence, trace: Sequence[FaultRe
             step=None if expect.step is None else steps.get(expect.step, -1),
             bindings=bindings,
         )
-        for expect in scenario.expect.faults
+        for expect in expected_faults(scenario, evidence)
     ]
     missing, unexpected = _pair(wanted, trace)
     problems = []

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.judge.words import value
 from harness.results import Check, StepEvidence
-from harness.scenario.expect import StepExpect
+from harness.scenario.args import Alloc
+from harness.scenario.expect import Deviation, StepExpect
 from harness.scenario.steps import Fork, Step
 
+IOVA_UNIT = 2 << 20
+"""Bytes that an IOVA of qaeMemMapContiguousIova is a multiple of, as its specification says."""
+
 _NOT_SAID = "no word on it"
+_C_FAILURE = "CFailure"
+# Errors of the steps themselves, which do not come from the implementation.
+_STEP_ERRORS = ("NotAccessible", "DeviceNotOpen", "NoIova", "NoMemory", "ChildFailed", "DmaTimeout")
 
 
 @dataclass(frozen=True)
@@ -22,36 +30,46 @@ class _Aspect:
     observed: str
 
 
-def check_steps(steps: Sequence[Step], evidence: Sequence[StepEvidence]) -> Iterator[Check]:
+def check_steps(steps: Sequence[Step], evidence: Sequence[StepEvidence], libusdm: str = "") -> Iterator[Check]:
     """One check for each step, in order, those of a fork's children after their parent's.
 
     Args:
         steps: the scenario's steps.
         evidence: what ran; a step of which there is none did not run.
+        libusdm: version of the C library that they ran on; empty for ``usdm``.
     """
     by_index: dict[int, StepEvidence] = {}
     for one in evidence:
         by_index.setdefault(one.index, one)
     for index, step in enumerate(steps):
-        yield from _check_step(step, by_index.get(index), f"step {index}", index)
+        yield from _check_step(step, by_index.get(index), f"step {index}", index, libusdm)
     yield from _surplus(len(steps), evidence, "the scenario", "step ", None)
 
 
-def _check_step(step: Step, seen: StepEvidence | None, place: str, index: int) -> Iterator[Check]:
+def deviation(step: Step, libusdm: str) -> Deviation | None:
+    """What is known to be different when a step runs on this version of the C library, or None."""
+    known = step.libusdm
+    return known if libusdm and known is not None and known.applies(libusdm) else None
+
+
+def _check_step(step: Step, seen: StepEvidence | None, place: str, index: int, libusdm: str) -> Iterator[Check]:
     name = f"{place} ({step.kind})"
+    known = deviation(step, libusdm)
+    if known is not None:
+        name += f", known as {known.defect}"
     if seen is None:
         message = "expected this step to run, observed that it did not"
         yield Check(name=name, passed=False, message=message, expected="runs", observed="did not run", step=index)
         children: Sequence[StepEvidence] = ()
     else:
-        yield _check(name, tuple(_aspects(step, seen)), index)
+        yield _check(name, tuple(_aspects(step, seen, libusdm)), index)
         children = seen.children
     if isinstance(step.args, Fork):
         number = place.removeprefix("step ")
         # A child is known by its place in the list: it may count its own steps from anywhere.
         for position, child in enumerate(step.args.steps):
             child_seen = children[position] if position < len(children) else None
-            yield from _check_step(child, child_seen, f"step {number}.{position}", index)
+            yield from _check_step(child, child_seen, f"step {number}.{position}", index, libusdm)
         yield from _surplus(len(step.args.steps), children, "the fork", f"step {number}.", index)
 
 
@@ -84,17 +102,30 @@ def _check(name: str, aspects: Sequence[_Aspect], index: int) -> Check:
     )
 
 
-def _aspects(step: Step, seen: StepEvidence) -> Iterator[_Aspect]:
+def _aspects(step: Step, seen: StepEvidence, libusdm: str) -> Iterator[_Aspect]:
     if seen.kind != step.kind:
         yield _Aspect(good=False, expected=f"evidence of {step.kind}", observed=f"evidence of {seen.kind}")
         return
-    expect = step.expect
-    yield _error(expect, seen)
-    if expect.says("returns"):
+    known = deviation(step, libusdm)
+    expect = step.expect if known is None else known.expect
+    yield _error(expect, seen, any_name=bool(libusdm))
+    # What it says is said in each implementation's own words.
+    if expect.says is not None and (known is not None or not libusdm):
+        yield _says(expect.says, seen)
+    if expect.names("returns"):
         yield _returns(expect, seen)
-    if seen.error is not None or expect.error is not None:
-        # A step that raised an error has observed nothing, and one that should have is judged by that alone.
-        return
+    if expect.pointer is not None:
+        yield _equals("pointer", expect.pointer, seen.values.get("pointer"))
+    for name, count in (expect.counts or {}).items():
+        yield _equals(name, count, seen.values.get("counts", seen.values).get(name))
+    # A step that raised an error has observed nothing, and one that should have is judged by that alone.
+    if seen.error is None and expect.error is None:
+        yield from _observations(step, expect, seen)
+
+
+def _observations(step: Step, expect: StepExpect, seen: StepEvidence) -> Iterator[_Aspect]:
+    if expect.nodes is not None:
+        yield _equals("nodes", list(expect.nodes), seen.values.get("nodes"))
     if step.kind in ("check", "compare"):
         yield _equal(expect.equal is not False, seen)
     if step.kind == "translate_back":
@@ -105,16 +136,49 @@ def _aspects(step: Step, seen: StepEvidence) -> Iterator[_Aspect]:
         done = seen.values.get("completed")
         observed = "a completed DMA" if done is True else "a DMA that did not complete"
         yield _Aspect(good=done is True, expected="a completed DMA", observed=observed)
+    if step.kind in ("alloc", "map"):
+        yield from _aligned(step, seen)
 
 
-def _error(expect: StepExpect, seen: StepEvidence) -> _Aspect:
+def _error(expect: StepExpect, seen: StepEvidence, *, any_name: bool) -> _Aspect:
+    """Whether the step met the error that it should, or none.
+
+    Args:
+        expect: what should be.
+        seen: what was.
+        any_name: the C library ran, which says that it failed and not why: its one failure is every error of usdm.
+    """
     expected = "no error" if expect.error is None else f"the error {expect.error}"
     if seen.error is None:
         return _Aspect(good=expect.error is None, expected=expected, observed="no error")
     said = f": {seen.error.message}" if seen.error.message else ""
-    return _Aspect(
-        good=seen.error.type == expect.error, expected=expected, observed=f"the error {seen.error.type}{said}"
+    good = seen.error.type == expect.error or (
+        any_name and expect.error is not None and seen.error.type == _C_FAILURE and expect.error not in _STEP_ERRORS
     )
+    return _Aspect(good=good, expected=expected, observed=f"the error {seen.error.type}{said}")
+
+
+def _says(pattern: str, seen: StepEvidence) -> _Aspect:
+    text = "" if seen.error is None else seen.error.message
+    return _Aspect(
+        good=re.search(pattern, text) is not None, expected=f"an error that says {pattern}", observed=value(text)
+    )
+
+
+def _equals(name: str, wanted: object, found: object) -> _Aspect:
+    said = _NOT_SAID if found is None else f"{name} {value(found)}"
+    return _Aspect(good=found == wanted, expected=f"{name} {value(wanted)}", observed=said)
+
+
+def _aligned(step: Step, seen: StepEvidence) -> Iterator[_Aspect]:
+    """Whether the IOVA that a step was given is a multiple of what it must be."""
+    iova = _number(seen.values.get("iova"))
+    boundary = step.args.align if isinstance(step.args, Alloc) else IOVA_UNIT
+    if iova and boundary:
+        observed = f"the IOVA {iova:#x}"
+        yield _Aspect(
+            good=iova % boundary == 0, expected=f"an IOVA that is a multiple of {boundary:#x}", observed=observed
+        )
 
 
 def _returns(expect: StepExpect, seen: StepEvidence) -> _Aspect:
@@ -160,13 +224,14 @@ def _translation(wanted: str, seen: StepEvidence) -> _Aspect:
     none = absent > 0 and present == 0
     row = "" if contiguous is None or not present else ", contiguous" if contiguous is True else ", not contiguous"
     observed = f"{present} addresses translated, {absent} not{row}"
-    good = whole if wanted == "contiguous" else none
+    good = {"contiguous": whole, "absent": none, "partial": present > 0 and absent > 0}[wanted]
     return _Aspect(good=good, expected=_TRANSLATION[wanted], observed=observed)
 
 
 _TRANSLATION = {
     "contiguous": "every address translated, contiguous from the first",
     "absent": "no address translated",
+    "partial": "some addresses translated, others not",
 }
 
 

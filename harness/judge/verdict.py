@@ -7,6 +7,7 @@ import re
 from harness.fault import KernelFaults, clamped_lines, compare, evidence_faults, parse_kernel_log
 from harness.fault.trace import step_trace
 from harness.judge.faults import check_faults
+from harness.judge.implementations import compare_implementations, find_known
 from harness.judge.steps import check_steps
 from harness.judge.words import listed
 from harness.results import Check, Evidence, FaultRecord, Verdict
@@ -20,11 +21,11 @@ def judge(scenario: Scenario, evidence: Evidence) -> Verdict:
 
     Args:
         scenario: the scenario that ran.
-        evidence: what the run left.
+        evidence: what the run left. Of the C library, what is known of it is expected instead of what should be.
     """
     trace = evidence_faults(evidence)
     kernel = parse_kernel_log(evidence.kernel_log)
-    checks = [*check_steps(scenario.steps, evidence.steps)]
+    checks = [*check_steps(scenario.steps, evidence.steps, evidence.libusdm)]
     checks += _check_clamping(evidence)
     checks.append(check_faults(scenario, evidence, trace, kernel))
     witnesses, notes = _check_witnesses(trace, kernel)
@@ -35,6 +36,31 @@ def judge(scenario: Scenario, evidence: Evidence) -> Verdict:
         checks=tuple(checks),
         faults=(*trace, *kernel.records),
         notes=notes,
+        findings=find_known(scenario, evidence, checks) if evidence.libusdm else (),
+    )
+
+
+def judge_both(scenario: Scenario, ours: Evidence, theirs: Evidence) -> Verdict:
+    """Judge a cell that ran on both implementations: each by itself, and one against the other.
+
+    Args:
+        scenario: the scenario that ran.
+        ours: what ``usdm`` left.
+        theirs: what the C library left.
+    """
+    verdicts = {"usdm": judge(scenario, ours), "libusdm": judge(scenario, theirs)}
+    checks = [
+        check.model_copy(update={"name": f"{name}: {check.name}"})
+        for name, verdict in verdicts.items()
+        for check in verdict.checks
+    ]
+    checks += compare_implementations(scenario, ours, theirs)
+    return Verdict(
+        passed=all(check.passed for check in checks),
+        checks=tuple(checks),
+        faults=verdicts["usdm"].faults,
+        notes=tuple(f"{name}: {note}" for name, verdict in verdicts.items() for note in verdict.notes),
+        findings=verdicts["libusdm"].findings,
     )
 
 

@@ -52,11 +52,18 @@ def _paragraphs(cell: CellResult) -> Iterator[str]:
     yield "".join(f"  {name}: {one_line(text)}\n" for name, text in facts.items() if text)
     table = steps_table(cell)
     if table:
-        yield f"Steps\n{_indent(table)}"
+        yield f"Steps{' on usdm' if cell.reference else ''}\n{_indent(table)}"
+    if cell.reference is not None:
+        yield f"Steps on libusdm\n{_indent(steps_table(cell.model_copy(update={'evidence': cell.reference})))}"
     if cell.verdict is not None:
         faults = cell.verdict.faults
         yield f"Faults in the trace of QEMU\n{_faults([f for f in faults if f.witness == 'trace'])}"
         yield f"Faults in the kernel's log\n{_faults([f for f in faults if f.witness == 'kernel'])}"
+        if cell.verdict.findings:
+            yield "Known differences of the C library\n" + "".join(
+                f"  {one.defect}{'' if one.step is None else f', step {one.step}'}: {one_line(one.observed)}\n"
+                for one in cell.verdict.findings
+            )
         if cell.verdict.notes:
             yield "Notes\n" + "".join(f"  {one_line(note)}\n" for note in cell.verdict.notes)
         marks = {True: "ok  ", False: "FAIL"}

@@ -15,7 +15,7 @@ from rich.progress import Progress as RichProgress
 from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from harness.report.text import ORDER, counts, one_line, reasons, started, summary, variant
+from harness.report.text import ORDER, counts, known, one_line, reasons, started, summary, variant
 from harness.results import CellResult, Outcome, Progress, RunResult
 
 _STYLES: Final = {Outcome.PASS: "green", Outcome.FAIL: "red", Outcome.ERROR: "bold red", Outcome.SKIP: "yellow"}
@@ -84,6 +84,8 @@ class TerminalReport(Progress):
         line = _head(result)
         if result.outcome is not Outcome.PASS:
             line.append(f"  {next(iter(reasons(result)), '')}")
+        elif known(result):
+            line.append(f"  libusdm: {known(result)}", style="dim")
         self._line(line)
 
     def message(self, text: str) -> None:

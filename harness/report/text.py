@@ -52,7 +52,8 @@ def variant(cell: CellResult) -> str:
     """What tells cells of one scenario apart: ``qemu 11.1.3, kernel 6.12.88``; empty when nothing is known."""
     if cell.versions is None:
         return ""
-    return one_line(f"qemu {cell.versions.qemu}, kernel {cell.versions.kernel}")
+    library = f", libusdm {cell.versions.libusdm}" if cell.versions.libusdm else ""
+    return one_line(f"qemu {cell.versions.qemu}, kernel {cell.versions.kernel}{library}")
 
 
 def started(cell: CellResult) -> str:
@@ -63,6 +64,11 @@ def started(cell: CellResult) -> str:
         key = cell.versions.template if cell.versions is not None else ""
         return f"clone of template {one_line(key)[:_KEY_DIGITS]}" if key else "none, its template could not be made"
     return ""
+
+
+def known(cell: CellResult) -> str:
+    """The known differences of the C library that a cell has shown: ``D1, D2``; empty without one."""
+    return ", ".join(dict.fromkeys(one.defect for one in cell.verdict.findings)) if cell.verdict is not None else ""
 
 
 def reasons(cell: CellResult) -> list[str]:

@@ -14,22 +14,25 @@ from harness import __version__
 from harness.deadline import Deadline
 from harness.errors import FailureClass, HarnessError
 from harness.guest.freeze import get_template
-from harness.guest.guest import Guest, GuestPlan, running_guest
-from harness.judge import judge
+from harness.guest.guest import Guest, running_guest
+from harness.judge import judge, judge_both
 from harness.machine.emulator import tail
 from harness.results import CellResult, Evidence, Outcome, StepError, StepEvidence, Versions
-from harness.run.cells import Cell, machine_spec
+from harness.run.cells import Cell, machine_spec, unmet
 from harness.run.jobs import StartKind
 from harness.run.options import RunOptions
 from harness.run.resources import Resources
+from harness.scenario import Scenario
 
 SETUP_SECONDS = 60.0
 
 
 @dataclass(slots=True)
 class _Collected:
-    """What a cell has gathered so far; kept when an error ends it."""
+    """What a cell has gathered of one guest so far; kept when an error ends it."""
 
+    implementation: str
+    folder: Path
     steps: list[StepEvidence] = field(default_factory=list)
     kernel_log: tuple[str, ...] = ()
     waited: dict[str, float] = field(default_factory=dict)
@@ -37,6 +40,7 @@ class _Collected:
     guest_python: str = ""
     start: StartKind | Literal[""] = ""
     template: str = ""
+    error: HarnessError | None = None
 
 
 def run_cell(
@@ -53,12 +57,11 @@ def run_cell(
         cell: the scenario and its point of the matrix.
         resources: what was prepared for the run.
         options: deadlines.
-        folder: the cell's run folder; made here.
+        folder: the cell's run folder; made here. A cell that runs on both implementations has one for each in it.
         stage: told the name of each stage as it begins.
         say: told what else takes time: a template that has to be made.
     """
     started = time.monotonic()
-    collected = _Collected()
     scenario = cell.scenario
     common: dict[str, Any] = {
         "scenario": cell.name,
@@ -66,61 +69,44 @@ def run_cell(
         "source": scenario.source,
         "file": str(scenario.file),
         "rerun": cell.rerun,
+        "implementation": cell.implementation,
     }
-    emulation, image = resources.emulations[cell.qemu], resources.images[cell.kernel]
-    unmet = scenario.needs.unmet(qemu=emulation.build.version, kernel=image.kernel_release) if scenario.needs else None
-    if unmet:
-        return CellResult(**common, outcome=Outcome.SKIP, message=unmet)
+    reason = unmet(cell, resources)
+    if reason:
+        return CellResult(**common, outcome=Outcome.SKIP, message=reason)
     folder.mkdir(parents=True)
-    error: HarnessError | None = None
-    try:
-        plan = resources.plan(machine_spec(scenario), cell.qemu, cell.kernel, folder)
-        collected.start = options.start
-        if options.start == "clone":
-            stage("template")
-            began = time.monotonic()
-            template = get_template(plan, options.boot_timeout, say)
-            collected.waited["template"] = time.monotonic() - began
-            collected.template = template.key
-            plan = replace(plan, template=template)
-        with running_guest(plan, options.boot_timeout, stage) as guest:
-            collected.stages = guest.stages
-            _run_steps(guest, plan, cell, options, folder, stage, collected)
-    except HarnessError as caught:
-        error = caught
-        _keep_stderr(folder, caught.context.get("worker", ""))
-    except Exception:
-        text = traceback.format_exc()
-        (folder / "traceback.txt").write_text(text, encoding="utf-8")
-        error = HarnessError(
-            f"a defect of the harness itself: {text.splitlines()[-1]}",
-            hint=f"the traceback is in {folder}/traceback.txt",
-        )
-    evidence = Evidence(
-        steps=tuple(collected.steps),
-        kernel_log=collected.kernel_log,
-        devices={name: device.at for name, device in scenario.machine.devices.items()},
-    )
-    (folder / "kernel.log").write_text("".join(f"{line}\n" for line in evidence.kernel_log), encoding="utf-8")
+    sides = []
+    for implementation in ("usdm", "libusdm") if cell.implementation == "both" else (cell.implementation,):
+        where = folder / implementation if cell.implementation == "both" else folder
+        where.mkdir(exist_ok=True)
+        side = _Collected(implementation, where)
+        sides.append(side)
+        _run_guest(side, cell, resources, options, stage, say)
+        if side.error is not None:
+            break
+    evidence = [_side_evidence(side, scenario, resources) for side in sides]
+    last = sides[-1]
     common |= {
-        "evidence": evidence,
+        "evidence": evidence[0],
+        "reference": evidence[1] if len(evidence) > 1 else None,
         "seconds": round(time.monotonic() - started, 3),
-        "stages": {name: round(seconds, 3) for name, seconds in (collected.waited | collected.stages).items()},
-        "start": collected.start,
+        "stages": _stages(sides),
+        "start": last.start,
         "folder": str(folder),
-        "versions": _versions(cell, resources, collected),
+        "versions": _versions(cell, resources, last),
     }
-    if error is not None:
+    if last.error is not None:
+        on = f"on {last.implementation}: " if cell.implementation == "both" else ""
         return CellResult(
             **common,
             outcome=Outcome.ERROR,
-            failure_class=error.failure_class,
-            message=error.message,
-            hint=error.hint,
-            console_tail=tuple(error.context.get("console", tail(folder / "console.log")).splitlines()),
+            failure_class=last.error.failure_class,
+            message=on + last.error.message,
+            hint=last.error.hint,
+            console_tail=tuple(last.error.context.get("console", tail(last.folder / "console.log")).splitlines()),
         )
     stage("judge")
-    verdict = judge(scenario, evidence)
+    verdict = judge(scenario, evidence[0]) if len(evidence) == 1 else judge_both(scenario, *evidence)
     if verdict.passed:
         return CellResult(**common, outcome=Outcome.PASS, verdict=verdict)
     failed = next(check for check in verdict.checks if not check.passed)
@@ -133,21 +119,70 @@ def run_cell(
     )
 
 
-def _run_steps(
-    guest: Guest,
-    plan: GuestPlan,
+def _run_guest(
+    side: _Collected,
     cell: Cell,
+    resources: Resources,
     options: RunOptions,
-    folder: Path,
     stage: Callable[[str], None],
-    collected: _Collected,
+    say: Callable[[str], None],
+) -> None:
+    """The steps in one guest; what went wrong with it is in ``side.error``."""
+    try:
+        plan = resources.plan(machine_spec(cell.scenario), cell.qemu, cell.kernel, side.folder)
+        side.start = options.start
+        if options.start == "clone":
+            stage("template")
+            began = time.monotonic()
+            template = get_template(plan, options.boot_timeout, say)
+            side.waited["template"] = time.monotonic() - began
+            side.template = template.key
+            plan = replace(plan, template=template)
+        with running_guest(plan, options.boot_timeout, stage) as guest:
+            side.stages = guest.stages
+            _run_steps(guest, cell, options, stage, side)
+    except HarnessError as caught:
+        side.error = caught
+        _keep_stderr(side.folder, caught.context.get("worker", ""))
+    except Exception:
+        text = traceback.format_exc()
+        (side.folder / "traceback.txt").write_text(text, encoding="utf-8")
+        side.error = HarnessError(
+            f"a defect of the harness itself: {text.splitlines()[-1]}",
+            hint=f"the traceback is in {side.folder}/traceback.txt",
+        )
+
+
+def _side_evidence(side: _Collected, scenario: Scenario, resources: Resources) -> Evidence:
+    """What one guest left, and its kernel log as a file."""
+    (side.folder / "kernel.log").write_text("".join(f"{line}\n" for line in side.kernel_log), encoding="utf-8")
+    library = resources.library if side.implementation == "libusdm" else None
+    return Evidence(
+        steps=tuple(side.steps),
+        kernel_log=side.kernel_log,
+        devices={name: device.at for name, device in scenario.machine.devices.items()},
+        libusdm=library.version if library else "",
+    )
+
+
+def _stages(sides: list[_Collected]) -> dict[str, float]:
+    """Seconds of each stage, summed over the guests."""
+    total: dict[str, float] = {}
+    for side in sides:
+        for name, seconds in (side.waited | side.stages).items():
+            total[name] = total.get(name, 0.0) + seconds
+    return {name: round(seconds, 3) for name, seconds in total.items()}
+
+
+def _run_steps(
+    guest: Guest, cell: Cell, options: RunOptions, stage: Callable[[str], None], collected: _Collected
 ) -> None:
     setup = Deadline.after(SETUP_SECONDS)
     stage("worker")
     worker = guest.start_worker(setup)
     collected.guest_python = worker.python
     began = time.monotonic()
-    guest.find_devices(setup)
+    guest.find_devices(setup, collected.implementation)
     collected.stages["devices"] = time.monotonic() - began
     stage("steps")
     began = time.monotonic()
@@ -160,7 +195,7 @@ def _run_steps(
     collected.stages["steps"] = time.monotonic() - began
     values = guest.ask("reading the kernel log", "_end", {}, Deadline.after(SETUP_SECONDS))
     collected.kernel_log = tuple(str(line) for line in values["kernel_log"])
-    _keep_stderr(folder, str(values["stderr"]))
+    _keep_stderr(collected.folder, str(values["stderr"]))
 
 
 def _keep_stderr(folder: Path, text: str) -> None:
@@ -223,4 +258,5 @@ def _versions(cell: Cell, resources: Resources, collected: _Collected) -> Versio
         payload=resources.payload.key,
         guest_python=collected.guest_python,
         template=collected.template,
+        libusdm=resources.library.version if resources.library else "",
     )

@@ -9,8 +9,13 @@ from pathlib import Path
 from harness.errors import ConfigurationError
 from harness.machine.spec import DeviceSpec, MachineSpec
 from harness.paths import scenarios_dir
-from harness.run.options import RunOptions
+from harness.run.options import Implementation, RunOptions
+from harness.run.resources import Resources
 from harness.scenario import Problem, Scenario, ScenarioError, find_scenarios, load_scenario
+from harness.scenario.values import satisfies
+
+# Kinds of steps that not every version of the C library has a function for.
+_SINCE = {"map": ">=26.02", "unmap": ">=26.02", "map_each": ">=26.02", "unmap_each": ">=26.02", "threads": ">=26.02"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,8 @@ class Cell:
         name: the scenario's id, with the point behind it where there is more than one.
         usdm: another ``usdm`` package that is under test, or None.
         fresh_boot: its guest is booted although it could be cloned.
+        implementation: what the steps run on.
+        libusdm: which C library, where one runs.
     """
 
     scenario: Scenario
@@ -32,6 +39,8 @@ class Cell:
     name: str
     usdm: Path | None = None
     fresh_boot: bool = False
+    implementation: Implementation = "usdm"
+    libusdm: str = ""
 
     @property
     def folder_name(self) -> str:
@@ -46,6 +55,8 @@ class Cell:
             words += ["--usdm", str(self.usdm)]
         if self.fresh_boot:
             words.append("--fresh-boot")
+        if self.implementation != "usdm":
+            words += ["--implementation", self.implementation, "--libusdm", self.libusdm]
         return shlex.join(words)
 
 
@@ -83,10 +94,38 @@ def expand(options: RunOptions) -> list[Cell]:
     for scenario in list_scenarios(options.paths):
         for qemu, kernel in points:
             name = scenario.id if len(points) == 1 else f"{scenario.id} [qemu {qemu}, kernel {kernel}]"
-            cells.append(Cell(scenario, qemu, kernel, name, options.usdm, options.fresh_boot))
+            cells.append(
+                Cell(
+                    *(scenario, qemu, kernel, name, options.usdm, options.fresh_boot),
+                    options.implementation,
+                    "" if options.implementation == "usdm" else options.libusdm,
+                )
+            )
     if not cells:
         raise ConfigurationError("there is no scenario to run", hint="'harness list' shows what there is")
     return cells
+
+
+def unmet(cell: Cell, resources: Resources) -> str | None:
+    """Why a cell has to be skipped, as one line; None when it can run.
+
+    Args:
+        cell: the cell.
+        resources: the builds, images and the library of the run.
+    """
+    library = resources.library
+    reason = cell.scenario.needs.unmet(
+        qemu=resources.emulations[cell.qemu].build.version,
+        kernel=resources.images[cell.kernel].kernel_release,
+        implementation=cell.implementation,
+        libusdm=library.version if library else "",
+    )
+    if reason or library is None:
+        return reason
+    for kind, since in _SINCE.items():
+        if cell.scenario.uses(kind) and not satisfies(library.version, since):
+            return f"libusdm {library.version} has no function for the step {kind}"
+    return None
 
 
 def machine_spec(scenario: Scenario) -> MachineSpec:

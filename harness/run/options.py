@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from harness.image.library import DEFAULT as DEFAULT_LIBRARY
 from harness.run.jobs import StartKind
+
+Implementation = Literal["usdm", "libusdm", "both"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +24,8 @@ class RunOptions:
         jobs: how many guests at once, >= 1; None chooses from cores and available memory (``harness.run.jobs``).
         out: the run folder; None makes one below the user's state folder.
         usdm: another ``usdm`` package to put under test.
+        implementation: what the steps run on: ``usdm``, the C library, or each in a guest of its own, compared.
+        libusdm: which C library, by the name of its recipe.
         boot_timeout: seconds for a guest to become ready.
         timeout: seconds for a scenario's steps where the scenario itself names none.
         fresh_boot: boot every guest instead of cloning it from a template.
@@ -37,6 +42,8 @@ class RunOptions:
     jobs: int | None = None
     out: Path | None = None
     usdm: Path | None = None
+    implementation: Implementation = "usdm"
+    libusdm: str = DEFAULT_LIBRARY
     boot_timeout: float = 120.0
     timeout: float = 120.0
     fresh_boot: bool = False

@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.guest.guest import GuestPlan
 from harness.guest.payload import Payload, build_payload
 from harness.image.build import Image, build_image, find_image
+from harness.image.library import Library, fetch_library, find_library
 from harness.image.recipe import recipe_for_kernel
 from harness.machine.accel import Decision, decide
 from harness.machine.argv import Boot
@@ -37,11 +38,13 @@ class Resources:
         emulations: by the name of the QEMU build.
         images: by kernel version.
         payload: what is sent into every guest.
+        library: the C library in the payload, None without.
     """
 
     emulations: dict[str, Emulation]
     images: dict[str, Image]
     payload: Payload
+    library: Library | None = None
 
     def plan(self, spec: MachineSpec, qemu: str, kernel: str, folder: Path) -> GuestPlan:
         """Everything that a guest is started from.
@@ -72,19 +75,28 @@ def prepare(options: RunOptions, say: Say) -> Resources:
         InfrastructureError: something is missing or damaged; the hint says how to get it.
     """
     # What the user wrote is checked before anything is looked for or fetched.
-    payload = build_payload(options.usdm)
+    build_payload(options.usdm)
     for kernel in options.kernels:
         recipe_for_kernel(kernel)
+    library = None
+    if options.implementation != "usdm":
+        library = _library(options, say)
+    payload = build_payload(options.usdm, library.file if library else None)
     builds = {name: _build(name, options, say) for name in dict.fromkeys(options.qemu)}
     images = {kernel: _image(kernel, options, say) for kernel in dict.fromkeys(options.kernels)}
     emulations = {
         name: Emulation(build, capabilities(build), decide(build, options.accel)) for name, build in builds.items()
     }
-    return Resources(emulations, images, payload)
+    return Resources(emulations, images, payload, library)
 
 
-def fetch_all(options: RunOptions, say: Say) -> None:
-    """Build the images and fetch the QEMU builds that the options name.
+def fetch_all(options: RunOptions, libraries: tuple[str, ...], say: Say) -> None:
+    """Build the images and fetch the QEMU builds that the options name, and C libraries.
+
+    Args:
+        options: builds, kernels, where from.
+        libraries: names of C libraries' recipes.
+        say: told what goes on.
 
     Raises:
         ConfigurationError, InfrastructureError: as :func:`prepare`.
@@ -95,6 +107,15 @@ def fetch_all(options: RunOptions, say: Say) -> None:
     for kernel in dict.fromkeys(options.kernels):
         image = build_image(recipe_for_kernel(kernel).name, mirror=options.mirror, offline=options.offline, say=say)
         say(f"image {image.name}: kernel {image.kernel_release}")
+    for name in dict.fromkeys(libraries):
+        library = fetch_library(name, mirror=options.mirror, offline=options.offline, say=say)
+        say(f"libusdm {library.name}: {library.version}")
+
+
+def _library(options: RunOptions, say: Say) -> Library:
+    if options.fetch:
+        return fetch_library(options.libusdm, mirror=options.mirror, offline=options.offline, say=say)
+    return find_library(options.libusdm)
 
 
 def _build(name: str, options: RunOptions, say: Say) -> QemuBuild:

@@ -14,13 +14,14 @@ from harness.guest.freeze import get_template, ingredients
 from harness.guest.guest import GuestPlan
 from harness.guest.payload import build_payload
 from harness.image.build import Image, find_image
+from harness.image.library import Library, find_library, library_names
 from harness.image.recipe import load_recipe, recipe_names
 from harness.machine.accel import Accelerator, Decision
 from harness.machine.builds import list_builds
 from harness.machine.probe import capabilities
 from harness.machine.spec import MachineSpec
 from harness.machine.template import Template, find_template, list_templates, prune_templates
-from harness.run.cells import Cell, expand, list_scenarios, machine_spec
+from harness.run.cells import Cell, expand, list_scenarios, machine_spec, unmet
 from harness.run.options import RunOptions
 from harness.run.resources import Emulation, Resources, prepare
 
@@ -154,15 +155,17 @@ def list_known() -> list[Listed]:
 def current_keys() -> set[str]:
     """The keys of all templates that the project's scenarios, or a shell, could be cloned from as things are now.
 
-    That is with the working tree's ``usdm`` and every QEMU build, image and accelerator that may be asked for.
+    That is with the working tree's ``usdm``, with and without each C library that is here, and every QEMU build, image
+    and accelerator that may be asked for.
 
     Raises:
         ScenarioError, ConfigurationError: as :func:`list_known`.
     """
     scenarios = list_scenarios(())
     keys = set()
-    images, payload = _images_here(), build_payload()
-    for accelerator in _ACCELERATORS:
+    images = _images_here()
+    payloads = [build_payload(), *(build_payload(library=library.file) for library in _libraries_here())]
+    for accelerator, payload in product(_ACCELERATORS, payloads):
         emulations = _emulations_here(accelerator)
         resources = Resources(emulations, images, payload)
         for qemu, kernel in product(emulations, images):
@@ -207,12 +210,11 @@ def needs_of(cells: Iterable[Cell], resources: Resources) -> Needs:
     by_machine: dict[tuple[MachineSpec, str, str], Wanted] = {}
     by_key: dict[str, Wanted] = {}
     for cell in cells:
-        build, image = resources.emulations[cell.qemu].build, resources.images[cell.kernel]
-        limits = cell.scenario.needs
-        unmet = limits.unmet(qemu=build.version, kernel=image.kernel_release) if limits else None
+        image = resources.images[cell.kernel]
+        reason = unmet(cell, resources)
         spec = machine_spec(cell.scenario)
-        if unmet:
-            needs.skipped[cell.name] = unmet
+        if reason:
+            needs.skipped[cell.name] = reason
         else:
             machine = (spec.frozen, cell.qemu, cell.kernel)
             if machine not in by_machine:
@@ -278,6 +280,17 @@ def _images_here() -> dict[str, Image]:
     for name in recipe_names():
         try:
             found[load_recipe(name).kernel] = find_image(name)
+        except HarnessError:
+            continue
+    return found
+
+
+def _libraries_here() -> list[Library]:
+    """The C libraries that are here and whole."""
+    found = []
+    for name in library_names():
+        try:
+            found.append(find_library(name))
         except HarnessError:
             continue
     return found

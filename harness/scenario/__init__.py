@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from harness.scenario.args import Args
 from harness.scenario.expect import FaultExpect, ScenarioExpect, StepExpect
 from harness.scenario.load import find_scenarios, lint, load_scenario, parse_scenario
 from harness.scenario.machine import Device, Machine, Needs
 from harness.scenario.model import Scenario
 from harness.scenario.problems import Problem, ScenarioError
-from harness.scenario.steps import KINDS, Args, Step, expect_keys
+from harness.scenario.steps import KINDS, Step, expect_keys
 
 __all__ = [
     "KINDS",

@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from harness.scenario.args import Args, Compare, ContainerMap, DmaArgs, Fill, Map, PiecesArgs, RegisterFd
 from harness.scenario.base import Model
 from harness.scenario.expect import FaultExpect, StepExpect
 from harness.scenario.machine import Machine
 from harness.scenario.problems import Problem, suggest
-from harness.scenario.steps import KINDS, Args, Compare, ContainerMap, DmaArgs, Fill, Map, RegisterFd, expect_keys
+from harness.scenario.steps import KINDS, expect_keys
 from harness.scenario.values import is_name
 from harness.scenario.yaml_marks import Document, Path_
 
@@ -82,12 +83,18 @@ class _CrossCheck:
         if isinstance(steps, tuple):
             self._steps(steps, ("steps",), names)
         expect = data.get("expect")
-        faults = expect.get("faults") if isinstance(expect, dict) else None
+        if isinstance(expect, dict):
+            self._faults(expect, ("expect",), names)
+            if isinstance(expect.get("libusdm"), dict):
+                self._faults(expect["libusdm"], ("expect", "libusdm"), names)
+        return self._problems
+
+    def _faults(self, expect: Mapping[str, Any], path: Path_, names: _Names) -> None:
+        faults = expect.get("faults")
         for index, raw in enumerate(faults if isinstance(faults, tuple) else ()):
             fault = _try(FaultExpect, raw)
             if fault is not None:
-                self._fault(fault, ("expect", "faults", index), names)
-        return self._problems
+                self._fault(fault, (*path, "faults", index), names)
 
     def _machine(self, machine: Machine) -> None:
         taken: dict[str, str] = {}
@@ -105,7 +112,10 @@ class _CrossCheck:
             if kind is None:
                 continue
             self._id(raw.get("id"), path, kind)
-            self._expect(raw.get("expect"), path, kind)
+            self._expect(raw.get("expect"), (*path, "expect"), kind)
+            other = raw.get("libusdm")
+            if isinstance(other, dict):
+                self._expect(other.get("expect"), (*path, "libusdm", "expect"), kind)
             args = _try(KINDS[kind], raw[kind])
             if kind == "fork":
                 self._fork(raw[kind], (*path, kind), names)
@@ -142,21 +152,19 @@ class _CrossCheck:
                 fits = ", ".join(allowed)
                 hint = f"these do: {fits}" if allowed else "the child's steps have their own"
                 message = f"expected a key that fits {kind}, found '{key}'"
-                self._add((*path, "expect", key), message, hint, key=True)
+                self._add((*path, key), message, hint, key=True)
         if raw.get("error") is not None:
             for key in ("equal", "same", "translation"):
                 if key in raw and key in allowed:
                     message = f"expected either error or {key}, found both"
-                    self._add((*path, "expect", key), message, "a step that fails observes nothing", key=True)
+                    self._add((*path, key), message, "a step that fails observes nothing", key=True)
         if (
             "returns" in raw
             and raw["returns"] is None
             and kind not in ("alloc", "alloc_plain")
             and "returns" in allowed
         ):
-            self._add(
-                (*path, "expect", "returns"), "expected an integer or nonzero, found null", "it returns no pointer"
-            )
+            self._add((*path, "returns"), "expected an integer or nonzero, found null", "it returns no pointer")
 
     # ---- names
 
@@ -217,7 +225,7 @@ class _CrossCheck:
             names.opened.add(str(device))
         elif kind == "close":
             names.opened.discard(str(device))
-        if isinstance(args, Map | ContainerMap) and args.buffer is not None:
+        if isinstance(args, Map | ContainerMap | PiecesArgs) and args.buffer is not None:
             names.mapped.add(args.buffer)
 
     def _broken(self, raw: Any, kind: str, path: Path_, names: _Names) -> None:

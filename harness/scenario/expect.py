@@ -7,7 +7,19 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from harness.scenario.base import Model
-from harness.scenario.values import Address, Bdf, ErrorName, Name, Regex, Returns, SignedSize, refuse
+from harness.scenario.defects import DEFECTS, OTHER
+from harness.scenario.values import (
+    Address,
+    Bdf,
+    ErrorName,
+    Name,
+    Regex,
+    Requirement,
+    Returns,
+    SignedSize,
+    refuse,
+    satisfies,
+)
 
 
 class StepExpect(Model):
@@ -24,14 +36,46 @@ class StepExpect(Model):
     same: bool | None = Field(
         default=None, description="translate_back: whether the IOVA gives the virtual address back. Default: true."
     )
-    translation: Literal["contiguous", "absent"] | None = Field(
+    translation: Literal["contiguous", "absent", "partial"] | None = Field(
         default=None,
-        description="translate: contiguous (every page present, ascending from the first) or absent (none is).",
+        description="translate: contiguous (every page present, ascending from the first), absent (none is), or "
+        "partial (some are).",
     )
 
-    def says(self, key: str) -> bool:
+    says: Regex | None = Field(default=None, description="Regular expression that must be found in the error's text.")
+    pointer: Literal["null", "kept"] | None = Field(
+        default=None, description="free, free_plain: what the program's pointer is afterwards."
+    )
+    counts: dict[Name, int] | None = Field(
+        default=None, description="Numbers that the step observed, by name; those that are not named may be any."
+    )
+    nodes: tuple[int, ...] | None = Field(
+        default=None, strict=False, description="nodes: the NUMA nodes that the pages are on, ascending."
+    )
+
+    def names(self, key: str) -> bool:
         """Whether the key was written in the file; ``returns: null`` says something, leaving it out does not."""
         return key in self.model_fields_set
+
+
+class Deviation(Model):
+    """What Intel's C library does in this step instead. Without it, the library must do what ``expect`` says."""
+
+    defect: Literal[tuple(DEFECTS) + tuple(OTHER)] = Field(  # type: ignore[valid-type]
+        description="Which known defect it is (docs/libusdm-findings.md), or policy, or absent."
+    )
+    versions: Requirement | None = Field(
+        default=None, description='Comparisons with the library\'s version; others do as expect says, e.g. ">=26.02".'
+    )
+    expect: StepExpect = Field(
+        default_factory=StepExpect,
+        description="What must be seen of the library: the whole expectation, instead of the step's own. The error of "
+        "a C function that fails is CFailure.",
+    )
+
+    def applies(self, version: str) -> bool:
+        """Whether this version of the library is meant, e.g. ``26.08.0-2``."""
+        return self.versions is None or satisfies(version, self.versions)
 
 
 def exactly_one(first: str, second: str, model: Model) -> None:
@@ -67,6 +111,20 @@ class FaultExpect(Model):
         return self
 
 
+class ScenarioDeviation(Model):
+    """The faults that Intel's C library leads to instead."""
+
+    defect: Literal[tuple(DEFECTS) + tuple(OTHER)] = Field(  # type: ignore[valid-type]
+        description="Which known defect it is (docs/libusdm-findings.md), or policy, or absent."
+    )
+    versions: Requirement | None = Field(default=None, description="As in a step's libusdm.")
+    faults: tuple[FaultExpect, ...] = Field(default=(), strict=False, description="Every fault that happens then.")
+
+    def applies(self, version: str) -> bool:
+        """Whether this version of the library is meant."""
+        return self.versions is None or satisfies(version, self.versions)
+
+
 class ScenarioExpect(Model):
     """What must be seen of the whole scenario. Without it: no fault happens."""
 
@@ -78,4 +136,7 @@ class ScenarioExpect(Model):
     )
     kernel_log: tuple[Regex, ...] = Field(
         default=(), strict=False, description="Regular expressions that must each be found in the guest's kernel log."
+    )
+    libusdm: ScenarioDeviation | None = Field(
+        default=None, description="The faults when the steps run on Intel's C library, where they differ."
     )

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from harness.scenario.base import Model
-from harness.scenario.expect import FaultExpect, ScenarioExpect, StepExpect
+from harness.scenario.expect import Deviation, FaultExpect, ScenarioDeviation, ScenarioExpect, StepExpect
 from harness.scenario.machine import Device, Machine, Needs
 from harness.scenario.model import Scenario
 from harness.scenario.problems import Problem, suggest
@@ -60,12 +60,13 @@ def _model_at(path: Path_) -> type[Model] | None:
         ("machine",): Machine,
         ("needs",): Needs,
         ("expect",): ScenarioExpect,
+        ("expect", "libusdm"): ScenarioDeviation,
     }
     if path in fixed:
         return fixed[path]
     if path[:2] == ("machine", "devices") and len(path) == 3:
         return Device
-    if path[:2] == ("expect", "faults") and len(path) == 3:
+    if path[0] == "expect" and path[-2:-1] == ("faults",):
         return FaultExpect
     if path[0] != "steps" or len(path) < 2:
         return None
@@ -74,7 +75,9 @@ def _model_at(path: Path_) -> type[Model] | None:
     rest = path[2:]
     if not rest:
         return Step
-    if rest == ("expect",):
+    if rest == ("libusdm",):
+        return Deviation
+    if rest in (("expect",), ("libusdm", "expect")):
         return StepExpect
     return KINDS.get(str(rest[0])) if len(rest) == 1 else None
 
@@ -82,7 +85,7 @@ def _model_at(path: Path_) -> type[Model] | None:
 def known_keys(model: type[BaseModel]) -> list[str]:
     """The keys that a mapping of the model may have in a file."""
     if model is Step:
-        return [*KINDS, "expect", "id"]
+        return [*KINDS, "expect", "id", "libusdm"]
     return [field.alias or name for name, field in model.model_fields.items()]
 
 

@@ -64,21 +64,33 @@ class Machine(Model):
 
 
 class Needs(Model):
-    """Versions without which the scenario is skipped."""
+    """Versions and implementations without which the scenario is skipped."""
 
     qemu: Requirement | None = Field(default=None, description='Comparisons with the QEMU version, e.g. ">=10.0".')
     kernel: Requirement | None = Field(default=None, description='Comparisons with the kernel release, e.g. ">=6.16".')
+    implementation: Literal["usdm", "libusdm"] | None = Field(
+        default=None, description="The only implementation that the steps make sense on."
+    )
+    libusdm: Requirement | None = Field(
+        default=None, description='Comparisons with the version of the C library, e.g. ">=26.08".'
+    )
 
-    def unmet(self, *, qemu: str, kernel: str) -> str | None:
+    def unmet(self, *, qemu: str, kernel: str, implementation: str = "usdm", libusdm: str = "") -> str | None:
         """Why these versions will not do, as one line; None when they will.
 
         Args:
             qemu: QEMU's version, e.g. ``11.1.3``.
             kernel: the guest kernel's release, e.g. ``6.12.88+deb13-amd64``.
+            implementation: what the steps run on: ``usdm``, ``libusdm`` or ``both``.
+            libusdm: the C library's version, e.g. ``26.08.0-2``; empty without it.
         """
         reasons = []
         if self.qemu and not satisfies(qemu, self.qemu):
             reasons.append(f"needs QEMU {self.qemu}, this is {qemu}")
         if self.kernel and not satisfies(kernel, self.kernel):
             reasons.append(f"needs kernel {self.kernel}, this is {kernel}")
+        if self.implementation not in (None, implementation):
+            reasons.append(f"needs the implementation {self.implementation}, this is {implementation}")
+        if self.libusdm and libusdm and not satisfies(libusdm, self.libusdm):
+            reasons.append(f"needs libusdm {self.libusdm}, this is {libusdm}")
         return "; ".join(reasons) or None

@@ -52,6 +52,10 @@ class Scenario(Model):
         copy._file = file
         return copy
 
+    def uses(self, kind: str) -> bool:
+        """Whether a step, or a child's of a fork, is of this kind."""
+        return any(one.kind == kind for step in self.steps for one in (step, *getattr(step.args, "steps", ())))
+
     def steps_by_id(self) -> dict[str, int]:
         """The ids of steps and the positions of these steps; a step inside ``fork`` has the position of the fork."""
         found: dict[str, int] = {}

@@ -17,7 +17,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def _step(definitions: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a step as it stands in a file: one key of ``KINDS`` beside ``expect`` and ``id``."""
+    """The schema of a step as it stands in a file: one key of ``KINDS`` beside ``expect``, ``id`` and ``libusdm``."""
     model = definitions["Step"]
     properties: dict[str, Any] = {}
     fits = []
@@ -27,8 +27,9 @@ def _step(definitions: dict[str, Any]) -> dict[str, Any]:
             "description": definitions[args.__name__]["description"],
         }
         keys = {"propertyNames": {"enum": list(expect_keys(kind))}}
-        fits.append({"if": {"required": [kind]}, "then": {"properties": {"expect": keys}}})
-    for key in ("expect", "id"):
+        both = {"expect": keys, "libusdm": {"properties": {"expect": keys}}}
+        fits.append({"if": {"required": [kind]}, "then": {"properties": both}})
+    for key in ("expect", "id", "libusdm"):
         properties[key] = model["properties"][key]
     return {
         "description": model["description"].splitlines()[0],

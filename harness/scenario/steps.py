@@ -1,248 +1,54 @@
-"""The kinds of steps and their arguments: the table of ``docs/architecture.md`` as models."""
+"""The kinds of steps, and a step as it stands in a scenario file."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
+from harness.scenario.args import (
+    Alloc,
+    AllocPlain,
+    Args,
+    AtFork,
+    Buffer,
+    BusMaster,
+    Check,
+    Close,
+    Compare,
+    ContainerInfo,
+    ContainerMap,
+    ContainerUnmap,
+    DmaRead,
+    DmaWrite,
+    Environment,
+    Fill,
+    Free,
+    FreePlain,
+    Hugepages,
+    LimitMemory,
+    Map,
+    MapEach,
+    MemDestroy,
+    MemInit,
+    MemInitFd,
+    Nodes,
+    Open,
+    Register,
+    RegisterFd,
+    Release,
+    Statistics,
+    Threads,
+    Translate,
+    TranslateBack,
+    Unmap,
+    UnmapEach,
+    Unregister,
+)
 from harness.scenario.base import Model
-from harness.scenario.expect import StepExpect, exactly_one
+from harness.scenario.expect import Deviation, StepExpect
 from harness.scenario.problems import suggest
-from harness.scenario.values import Address, Name, Pattern, SignedSize, Size, refuse
-
-EDU_BUFFER = 4096
-"""Bytes of edu's own buffer; what goes beyond it can corrupt the memory of some QEMU versions."""
-
-_DEVICE = "The device, by its name in machine.devices."
-_BUFFER = "The buffer, by the name that alloc, alloc_plain or buffer gave it."
-_AS = "A new name for later steps."
-_OFFSET = "Offset in bytes from the start of the buffer."
-
-
-class Args(Model):
-    """Arguments of a step."""
-
-    def args_json(self) -> dict[str, Any]:
-        """The arguments as plain JSON for the worker; what was left out and has no default is not there."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
-
-
-class DeviceArgs(Args):
-    """Arguments of steps that concern a device."""
-
-    device: Name = Field(description=_DEVICE)
-
-
-class Open(DeviceArgs):
-    """Open the device through VFIO."""
-
-
-class Close(DeviceArgs):
-    """Close the device; the kernel stops its DMA."""
-
-
-class BusMaster(DeviceArgs):
-    """Let the device access memory, or not."""
-
-    enabled: bool = Field(description="true: the device may do DMA.")
-
-
-class Register(DeviceArgs):
-    """qaeRegisterDevice with the device's VFIO container. Opens the device first when it is not open."""
-
-
-class Unregister(DeviceArgs):
-    """qaeUnregisterDevice with the device's VFIO container."""
-
-
-class RegisterFd(Args):
-    """qaeRegisterDevice with something that is no container."""
-
-    fd: Literal["closed", "null", "device", "group"] = Field(
-        description="closed: a closed descriptor; null: /dev/null; device, group: an open VFIO device or group."
-    )
-
-
-class Alloc(Args):
-    """qaeMemAllocNUMA."""
-
-    as_: Name = Field(alias="as", description=_AS)
-    size: Size = Field(description="Bytes. Sizes that USDM refuses are allowed here.")
-    align: Size = Field(default=4096, description="Alignment of the IOVA in bytes. Default: 4K.")
-    node: int = Field(default=-1, ge=-(1 << 31), lt=1 << 31, description="NUMA node; -1, the default, is any.")
-
-
-class Free(Args):
-    """qaeMemFreeNUMA, or qaeMemFreeNonZeroNUMA."""
-
-    buffer: Name = Field(description=_BUFFER)
-    offset: Size = Field(default=0, description="Free this many bytes behind the start instead, which is a mistake.")
-    zero: bool = Field(default=True, description="false: qaeMemFreeNonZeroNUMA. Default: true.")
-
-
-class AllocPlain(Args):
-    """qaeMemAlloc: ordinary memory, not for DMA."""
-
-    as_: Name = Field(alias="as", description=_AS)
-    size: Size = Field(description="Bytes.")
-
-
-class FreePlain(Args):
-    """qaeMemFree."""
-
-    buffer: Name = Field(description=_BUFFER)
-
-
-class Buffer(Args):
-    """The program takes memory of its own from the kernel."""
-
-    as_: Name = Field(alias="as", description=_AS)
-    size: Size = Field(description="Bytes, at least 1; the kernel gives whole pages.")
-    backing: Literal["anonymous", "repeated", "read_only"] = Field(
-        default="anonymous",
-        description="anonymous (default); repeated: one piece of 2 MiB mapped again and again, for buffers larger than "
-        "the guest's memory; read_only: the program itself may not write to it.",
-    )
-
-    @field_validator("size")
-    @classmethod
-    def _not_empty(cls, value: int) -> int:
-        if not 1 <= value <= 1 << 46:
-            raise refuse("a buffer size from 1 to 64 TiB", value, "to pass size 0 to USDM, write it in map")
-        return value
-
-
-class Release(Args):
-    """The program gives memory of its own back to the kernel."""
-
-    buffer: Name = Field(description="The buffer, by the name that a buffer step gave it.")
-
-
-class AddressArgs(Args):
-    """A virtual address: a buffer and an offset, or a number."""
-
-    buffer: Name | None = Field(default=None, description=_BUFFER)
-    address: Address | None = Field(default=None, description="Or a virtual address as a number; 0 is NULL.")
-    offset: Size = Field(default=0, description=_OFFSET)
-    size: Size = Field(description="Bytes. Sizes that USDM refuses are allowed here.")
-
-    @model_validator(mode="after")
-    def _one_of(self) -> AddressArgs:
-        exactly_one("buffer", "address", self)
-        return self
-
-
-class Map(AddressArgs):
-    """qaeMemMapContiguousIova."""
-
-
-class Unmap(AddressArgs):
-    """qaeMemUnmapContiguousIova."""
-
-
-class Translate(Args):
-    """qaeVirtToPhysNUMA for addresses of a range."""
-
-    buffer: Name = Field(description=_BUFFER)
-    offset: Size = Field(default=0, description=_OFFSET)
-    size: Size | None = Field(default=None, description="Bytes of the range. Default: to the end of the buffer.")
-    stride: Size = Field(default=4096, description="Distance of the addresses. Default: 4K.")
-
-    @field_validator("stride")
-    @classmethod
-    def _not_zero(cls, value: int) -> int:
-        if value == 0:
-            raise refuse("a stride of at least 1", value, "4K looks at every page")
-        return value
-
-
-class TranslateBack(Args):
-    """qaePhysToVirtNUMA of qaeVirtToPhysNUMA of an address."""
-
-    buffer: Name = Field(description=_BUFFER)
-    offset: Size = Field(default=0, description=_OFFSET)
-
-
-class Fill(Args):
-    """The program writes a pattern to a buffer."""
-
-    buffer: Name = Field(description=_BUFFER)
-    offset: Size = Field(default=0, description=_OFFSET)
-    size: Size | None = Field(default=None, description="Bytes. Default: to the end of the buffer.")
-    pattern: Pattern = Field(
-        description="random (from seed), counter (another word at each place), zero, or every byte's value, 0 to 255."
-    )
-    seed: int = Field(default=0, ge=0, lt=1 << 32, description="Another seed gives other random bytes. Default: 0.")
-
-
-class Check(Fill):
-    """The program reads a buffer and compares it with a pattern."""
-
-
-class Compare(Args):
-    """The program compares two buffers."""
-
-    buffer: Name = Field(description=_BUFFER)
-    offset: Size = Field(default=0, description=_OFFSET)
-    with_: Name = Field(alias="with", description="The other buffer.")
-    with_offset: Size = Field(default=0, description="Offset in bytes from the start of the other buffer.")
-    size: Size = Field(description="Bytes.")
-
-
-class DmaArgs(DeviceArgs):
-    """Arguments of a DMA."""
-
-    iova: Address | None = Field(default=None, description="The IOVA that the device uses.")
-    buffer: Name | None = Field(
-        default=None, description="Or the buffer whose IOVA it is: the one it had when it was allocated or last mapped."
-    )
-    offset: SignedSize = Field(default=0, description="Offset from the buffer's IOVA, negative for a place before it.")
-    size: Size = Field(description="Bytes, 1 to 4096.")
-    device_offset: Size = Field(default=0, description="Where in the device's own buffer of 4096 bytes.")
-
-    @field_validator("size")
-    @classmethod
-    def _fits_device(cls, value: int) -> int:
-        if not 1 <= value <= EDU_BUFFER:
-            raise refuse("a DMA size from 1 to 4096", value, "the device has 4096 bytes of its own; use several steps")
-        return value
-
-    @model_validator(mode="after")
-    def _one_of(self) -> DmaArgs:
-        exactly_one("iova", "buffer", self)
-        if self.iova is not None and self.offset:
-            raise refuse("an offset only beside buffer", "iova and offset", "add it to the IOVA", quote=False)
-        if self.device_offset + self.size > EDU_BUFFER:
-            found = f"{self.device_offset} + {self.size} = {self.device_offset + self.size}"
-            hint = "what goes beyond the device's own buffer can corrupt the memory of QEMU itself"
-            raise refuse("device_offset + size of at most 4096", found, hint, quote=False)
-        return self
-
-
-class DmaRead(DmaArgs):
-    """The device reads memory into its own buffer."""
-
-
-class DmaWrite(DmaArgs):
-    """The device writes memory from its own buffer."""
-
-
-class ContainerMap(DeviceArgs):
-    """VFIO_IOMMU_MAP_DMA on the device's container, beside USDM."""
-
-    buffer: Name = Field(description=_BUFFER)
-    offset: Size = Field(default=0, description=_OFFSET)
-    size: Size = Field(description="Bytes.")
-    iova: Address = Field(description="The IOVA.")
-    access: Literal["read", "write", "read_write"] = Field(description="What the device may do with it.")
-
-
-class ContainerUnmap(DeviceArgs):
-    """VFIO_IOMMU_UNMAP_DMA on the device's container, beside USDM."""
-
-    iova: Address = Field(description="The IOVA.")
-    size: Size = Field(description="Bytes.")
+from harness.scenario.values import Name, refuse
 
 
 class Fork(Args):
@@ -259,6 +65,7 @@ KINDS: dict[str, type[Args]] = {
     "open": Open,
     "close": Close,
     "bus_master": BusMaster,
+    "container_info": ContainerInfo,
     "register": Register,
     "unregister": Unregister,
     "register_fd": RegisterFd,
@@ -270,8 +77,20 @@ KINDS: dict[str, type[Args]] = {
     "release": Release,
     "map": Map,
     "unmap": Unmap,
+    "map_each": MapEach,
+    "unmap_each": UnmapEach,
     "translate": Translate,
     "translate_back": TranslateBack,
+    "at_fork": AtFork,
+    "mem_init": MemInit,
+    "mem_destroy": MemDestroy,
+    "mem_init_fd": MemInitFd,
+    "statistics": Statistics,
+    "environment": Environment,
+    "hugepages": Hugepages,
+    "limit_memory": LimitMemory,
+    "nodes": Nodes,
+    "threads": Threads,
     "fill": Fill,
     "check": Check,
     "compare": Compare,
@@ -283,15 +102,32 @@ KINDS: dict[str, type[Args]] = {
 }
 """Every kind of step and the model of its arguments."""
 
-_RETURNS = ("register", "unregister", "register_fd", "alloc", "alloc_plain", "map", "unmap")
-_OBSERVES = {"check": ("equal",), "compare": ("equal",), "translate_back": ("same",), "translate": ("translation",)}
+_RETURNS = (
+    *("register", "unregister", "register_fd", "alloc", "alloc_plain", "map", "unmap", "map_each", "unmap_each"),
+    *("mem_init", "mem_init_fd"),
+)
+_OBSERVES = {
+    "check": ("equal",),
+    "compare": ("equal",),
+    "translate_back": ("same",),
+    "translate": ("translation", "counts"),
+    "free": ("pointer",),
+    "free_plain": ("pointer",),
+    "nodes": ("nodes",),
+}
+_COUNTS = ("map_each", "unmap_each", "statistics", "hugepages", "threads", "container_info")
 
 
 def expect_keys(kind: str) -> tuple[str, ...]:
     """The keys of ``expect`` that fit a kind of step; none for ``fork``, whose steps have their own."""
     if kind == "fork":
         return ()
-    return ("error", *(("returns",) if kind in _RETURNS else ()), *_OBSERVES.get(kind, ()))
+    keys = ["error", "says"]
+    if kind in _RETURNS:
+        keys.append("returns")
+    if kind in _COUNTS:
+        keys.append("counts")
+    return (*keys, *_OBSERVES.get(kind, ()))
 
 
 class Step(Model):
@@ -302,12 +138,16 @@ class Step(Model):
         args: its arguments, an instance of ``KINDS[kind]``.
         expect: what must be seen.
         id: the name that an expected fault can refer to.
+        libusdm: what Intel's C library does instead.
     """
 
     kind: str
     args: SerializeAsAny[Args]
     expect: StepExpect = Field(default_factory=StepExpect, description="What must be seen of this step.")
     id: Name | None = Field(default=None, description="A name for this step, for expect.faults.")
+    libusdm: Deviation | None = Field(
+        default=None, description="What Intel's C library does in this step, where it is something else."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -316,7 +156,7 @@ class Step(Model):
         if not isinstance(data, dict) or "kind" in data:
             return data
         kinds = [key for key in data if key in KINDS]
-        others = [str(key) for key in data if key not in (*KINDS, "expect", "id")]
+        others = [str(key) for key in data if key not in (*KINDS, "expect", "id", "libusdm")]
         if not kinds and others:
             raise refuse("a kind of step", others[0], suggest(others[0], list(KINDS), "the kinds are"))
         if len(kinds) != 1:

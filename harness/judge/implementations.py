@@ -1,0 +1,179 @@
+"""The same steps on two implementations: what is known to differ, and what must not.
+
+Addresses differ from run to run and between implementations; what is compared is what a program relies on: that there
+is one, its alignment and range, what it translates to, what a device reads and writes there, and the faults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from harness.fault import evidence_faults, reason_name
+from harness.judge.bindings import Bindings
+from harness.judge.steps import deviation
+from harness.judge.words import listed, value
+from harness.results import Check, Evidence, FaultRecord, Finding, StepEvidence
+from harness.scenario.model import Scenario
+from harness.scenario.steps import Fork, Step
+
+# Observations of a step that are the same whatever the addresses are, by kind.
+_SAME = {
+    "check": ("equal", "first_difference"),
+    "compare": ("equal", "first_difference"),
+    "translate": ("present", "absent", "contiguous"),
+    "translate_back": ("same",),
+    "dma_read": ("completed",),
+    "dma_write": ("completed",),
+    "container_unmap": ("size",),
+    "container_info": ("counts", "iova_ranges"),
+    "open": ("address", "iova_ranges"),
+    "free": ("pointer",),
+    "free_plain": ("pointer",),
+    "map_each": ("done",),
+    "unmap_each": ("done",),
+    "threads": ("counts",),
+    "hugepages": ("counts",),
+    "nodes": ("nodes", "absent"),
+}
+_ADDRESSES = ("alloc", "alloc_plain", "map", "map_each")
+_ALL = 1 << 64
+PAGE = 4096
+
+
+def find_known(scenario: Scenario, evidence: Evidence, checks: Sequence[Check]) -> tuple[Finding, ...]:
+    """The known differences of the C library that its evidence shows.
+
+    Args:
+        scenario: the scenario that ran.
+        evidence: what it left.
+        checks: what was judged; a difference whose check failed was not seen.
+    """
+    failed = {check.name for check in checks if not check.passed}
+    found = []
+    for path, index, step in _walk(scenario.steps, ""):
+        known = deviation(step, evidence.libusdm)
+        name = f"step {path} ({step.kind}), known as {known.defect}" if known else ""
+        check = next((one for one in checks if one.name == name), None)
+        if known is not None and check is not None and name not in failed:
+            found.append(Finding(defect=known.defect, step=index, observed=check.observed))
+    faults = scenario.expect.libusdm
+    if faults is not None and faults.applies(evidence.libusdm) and "faults" not in failed:
+        check = next((one for one in checks if one.name == "faults"), None)
+        found.append(Finding(defect=faults.defect, step=None, observed=check.observed if check else ""))
+    return tuple(found)
+
+
+def compare_implementations(scenario: Scenario, ours: Evidence, theirs: Evidence) -> Iterator[Check]:
+    """One check for each step and one for the faults: the two did the same, or differ in a way that is known.
+
+    Args:
+        scenario: the scenario that ran.
+        ours: what `usdm` left.
+        theirs: what the C library left.
+    """
+    mine, other = _by_path(ours.steps), _by_path(theirs.steps)
+    for path, index, step in _walk(scenario.steps, ""):
+        known = deviation(step, theirs.libusdm)
+        if path in mine and path in other:
+            left, right = _facets(step, mine[path], ours), _facets(step, other[path], theirs)
+            differ = [
+                f"{name}: {value(left[name])} and {value(right.get(name))}"
+                for name in left
+                if left[name] != right.get(name)
+            ]
+        else:
+            differ = [] if path not in mine and path not in other else ["only one of the two ran it"]
+        yield _check(f"both do step {path} ({step.kind})", differ, known.defect if known else None, index)
+    known_faults = scenario.expect.libusdm
+    defect = known_faults.defect if known_faults is not None and known_faults.applies(theirs.libusdm) else None
+    left_faults, right_faults = _faults(scenario, ours), _faults(scenario, theirs)
+    differ = [f"usdm only: {one}" for one in left_faults if one not in right_faults]
+    differ += [f"libusdm only: {one}" for one in right_faults if one not in left_faults]
+    yield _check("both meet the same faults", differ, defect, None)
+
+
+def _differences(left: Mapping[str, object], right: Mapping[str, object]) -> list[str]:
+    names = [name for name in {**left, **right} if left.get(name) != right.get(name)]
+    return [f"{name}: {value(left.get(name))} and {value(right.get(name))}" for name in names]
+
+
+def _check(name: str, differ: list[str], known: str | None, step: int | None) -> Check:
+    message = "the same" if not differ else listed(differ)
+    if differ:
+        message = f"known as {known}: {message}" if known else f"expected the same, observed {message}"
+    return Check(
+        name=name,
+        passed=not differ or known is not None,
+        message=message,
+        expected="usdm and libusdm do the same" + (f", or differ as {known}" if known else ""),
+        observed=listed(differ) or "the same",
+        step=step,
+    )
+
+
+def _walk(steps: Sequence[Step], prefix: str) -> Iterator[tuple[str, int, Step]]:
+    """Every step with its path (``3``, in a fork ``3.0``) and the index of the outermost step."""
+    for index, step in enumerate(steps):
+        yield f"{prefix}{index}", int(prefix.partition(".")[0] or index), step
+        if isinstance(step.args, Fork):
+            yield from _walk(step.args.steps, f"{prefix}{index}.")
+
+
+def _by_path(steps: Sequence[StepEvidence], prefix: str = "") -> dict[str, StepEvidence]:
+    found = {}
+    for position, seen in enumerate(steps):
+        path = f"{prefix}{position if prefix else seen.index}"
+        found[path] = seen
+        found |= _by_path(seen.children, f"{path}.")
+    return found
+
+
+def _facets(step: Step, seen: StepEvidence, evidence: Evidence) -> dict[str, object]:
+    """What a program relies on of a step, by name."""
+    facets: dict[str, object] = {"failed": seen.error is not None}
+    if seen.kind in _ADDRESSES:
+        facets["address"] = "none" if not seen.returns else "given"
+    else:
+        facets["returned"] = seen.returns
+    if seen.error is None:
+        facets |= {name: seen.values.get(name) for name in _SAME.get(seen.kind, ())}
+    iova = seen.values.get("iova")
+    if isinstance(iova, int) and seen.kind in ("alloc", "map"):
+        size = getattr(step.args, "size", 1)
+        facets["in the container's ranges"] = _inside(iova, size, _ranges(evidence))
+    return facets
+
+
+def _ranges(evidence: Evidence) -> list[list[int]]:
+    """The usable IOVAs as a step was told them; everything when none was."""
+    for seen in evidence.steps:
+        ranges = seen.values.get("iova_ranges")
+        if isinstance(ranges, list):
+            return ranges
+    return [[0, _ALL - 1]]
+
+
+def _inside(iova: int, size: int, ranges: Sequence[Sequence[int]]) -> bool:
+    return any(first <= iova and iova + size - 1 <= last for first, last in ranges)
+
+
+def _faults(scenario: Scenario, evidence: Evidence) -> list[str]:
+    """The trace's faults in words without addresses that differ between runs: by the buffer that they belong to."""
+    bindings = Bindings(scenario.steps, evidence.steps)
+    sizes = {getattr(step.args, "as_", ""): getattr(step.args, "size", 0) for _, _, step in _walk(scenario.steps, "")}
+    words = []
+    for fault in evidence_faults(evidence):
+        reason = "" if fault.reason is None else f", reason 0x{fault.reason:02x} ({reason_name(fault.reason)})"
+        words.append(f"step {fault.step}: {fault.requester} {fault.access} {_place(fault, bindings, sizes)}{reason}")
+    return sorted(words)
+
+
+def _place(fault: FaultRecord, bindings: Bindings, sizes: Mapping[str, Any]) -> str:
+    if fault.address is None:
+        return "address not said"
+    for name, size in sizes.items():
+        base = bindings.iova(name, fault.step + 1) if name and fault.step is not None else None
+        if base is not None and base <= fault.address < base + size:
+            return f"{name}+{(fault.address - base) // PAGE * PAGE:#x}"
+    return f"{fault.address:#x}"
