@@ -50,7 +50,7 @@ def map_dma(fd: int, ioctl: Ioctl, vaddr: int, iova: int, size: int, flags: int)
     try:
         ioctl(fd, vfio_uapi.IOMMU_MAP_DMA, vfio_uapi.map_dma(vaddr, iova, size, flags))
     except OSError as error:
-        raise errors.MapFailed("virt", vaddr, error.errno or 0, f"size {size:#x} at IOVA {iova:#x}") from error
+        raise errors.map_failed("virt", vaddr, error.errno or 0, f"size {size:#x} at IOVA {iova:#x}") from error
 
 
 def unmap_dma(fd: int, ioctl: Ioctl, iova: int, size: int) -> int:

@@ -39,11 +39,13 @@ class Usdm:
     mapped there into the next container.
     """
 
-    def __init__(self, ioctl: Ioctl | None = None) -> None:
+    def __init__(self, ioctl: Ioctl | None = None, *, hugepages: int = 0, thread_specific: bool = False) -> None:
         """Start with nothing registered and nothing allocated.
 
         Args:
             ioctl: Called as `fcntl.ioctl(fd, request, argument)`; another one in tests.
+            hugepages: How many hugepages of 2 MiB the process may have; 0 is 4 KiB mode.
+            thread_specific: Slabs are not shared between threads, and map and unmap are refused.
         """
         self._ioctl = ioctl
         self._plain: dict[int, None] = {}
@@ -376,6 +378,24 @@ class Usdm:
                 self._space.detach()
             finally:
                 self._heap.destroy()
+
+    def at_fork(self) -> None:
+        """Give a forked child a clean state of its own; does nothing in any other process."""
+        with _adoption:
+            if self._pid != os.getpid():
+                if self._space.container is not None:
+                    self._space.container.close()
+                self._start()
+
+    def statistics(self) -> dict[str, int | str]:
+        """Return what is in use, for people who debug."""
+        with self._locked():
+            return {"regions": len(self._space.regions), "registrations": self._count}
+
+    def maps(self) -> list[dict[str, int | str]]:
+        """Return one mapping a region."""
+        with self._locked():
+            return [{"virt": region.virt, "size": region.size, "iova": region.iova} for region in self._space.regions]
 
     def _refuse_no_iommu(self, argument: str, value: int) -> None:
         container = self._space.container

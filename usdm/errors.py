@@ -50,9 +50,9 @@ class NullAddress(UsdmError):
 
 
 class NotAligned(UsdmError):
-    """A virtual address, or the size of a mapping, is not a multiple of the page size (4 KiB)."""
+    """A virtual address, or the size of a mapping, is not a multiple of 4 KiB, or of 2 MiB in hugepage mode."""
 
-    rule = "must be a multiple of 4 KiB"
+    rule = "must be a multiple of 4 KiB, or of 2 MiB in hugepage mode"
 
 
 class BadSize(UsdmError):
@@ -133,6 +133,30 @@ class NoMemory(UsdmError):
     rule = "the process must be able to get that much memory"
 
 
+class NoSuchNode(UsdmError):
+    """The machine has no NUMA node of that number, or the node has no memory (the C library looks at no node: N1)."""
+
+    rule = "must be -1 or a NUMA node that has memory"
+
+
+class HugepagesNotConfigured(UsdmError):
+    """Hugepage mode was asked for, and the kernel has no 2 MiB hugepages: every call fails (H1 of the C library)."""
+
+    rule = "hugepage mode needs 2 MiB hugepages in /sys/kernel/mm/hugepages"
+
+
+class HugepageQuota(UsdmError):
+    """The process holds as many hugepages as it may (`QAT_MAX_2M_HPG_PER_PROCESS`)."""
+
+    rule = "must fit the hugepages that this process may have"
+
+
+class HugepagesExhausted(UsdmError):
+    """The kernel's pool has no free hugepage: it is too small, or other processes have them."""
+
+    rule = "the kernel's pool must have free hugepages"
+
+
 # ---- IOVA space
 
 
@@ -166,7 +190,7 @@ class NotAContainer(UsdmError):
 class WrongContainer(UsdmError):
     """Another container is registered."""
 
-    rule = "must be the container that is registered"
+    rule = "must be the container that is registered; a process can use one container only"
 
 
 class NoIommuMode(UsdmError):
@@ -247,6 +271,20 @@ class MapFailed(KernelError):
         _errno.EINVAL: "the IOVA lies in a reserved window or beyond the IOMMU's width, or is not aligned",
         _errno.EBADF: "the container has been closed",
     }
+
+
+class TooManyMappings(MapFailed):
+    """The container has as many mappings as the kernel allows (ENOSPC; 65,535 with IOMMU type 1)."""
+
+
+class LockedMemoryLimit(MapFailed):
+    """The memory of the mapping cannot be pinned (ENOMEM): RLIMIT_MEMLOCK, without CAP_IPC_LOCK."""
+
+
+def map_failed(argument: str, value: object, errno: int, detail: str = "") -> MapFailed:
+    """Return the `MapFailed`, or the subclass, that belongs to the error number of `VFIO_IOMMU_MAP_DMA`."""
+    kind = {_errno.ENOSPC: TooManyMappings, _errno.ENOMEM: LockedMemoryLimit}.get(errno, MapFailed)
+    return kind(argument, value, errno, detail)
 
 
 class UnmapFailed(KernelError):

@@ -56,7 +56,7 @@ def _run(call: Callable[[], Result], failure: Result) -> Result:
         return failure
 
 
-def _zero(call: Callable[[], None]) -> int:
+def _zero(call: Callable[[], object]) -> int:
     call()
     return 0
 
@@ -70,6 +70,38 @@ def _release(pointer: Pointer | None, free: Callable[[int], None]) -> None:
         raise errors.NullAddress("*ptr", None)
     free(pointer.value)
     pointer.value = None
+
+
+def qaeMemInit() -> int:
+    """Prepare the process.
+
+    Returns:
+        0, or -1 when the hugepage mode that the environment asks for is not possible.
+    """
+    return _run(lambda: _zero(_driver.statistics), -1)
+
+
+def qaeMemInitAndReturnFd(mem_fd: Pointer | None) -> int:
+    """Fail: only FreeBSD has it.
+
+    Returns:
+        1.
+    """
+
+    def refuse() -> int:
+        raise errors.Unsupported("mem_fd", mem_fd, "FreeBSD only")
+
+    return _run(refuse, 1)
+
+
+def qaeMemDestroy() -> None:
+    """Give everything back: the registration, the mappings, the allocations."""
+    _run(_driver.close, None)
+
+
+def qaeAtFork() -> None:
+    """Give a forked child a clean state of its own; does nothing in any other process."""
+    _run(_driver.at_fork, None)
 
 
 def qaeMemAlloc(memsize: int) -> int | None:
