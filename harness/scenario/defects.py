@@ -18,6 +18,7 @@ DEFECTS: dict[str, str] = {
     "D10": "the device keeps its access to mapped memory after the last unregistration",
     "D11": "the reserved window is forgotten when nothing was allocated before the registration",
     "D12": "IOVAs beyond the IOMMU's width are handed out",
+    "V1": "the descriptor of a VFIO device is registered as a container",
     "F1": "a forked child maps into its parent's container, and the parent's device reaches the child's memory",
     "F2": "qaeAtFork does nothing; a child's mapping outlives the child",
     "A1": "sizes near 2 MiB cannot be allocated with an alignment above 1 KiB",
