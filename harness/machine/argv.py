@@ -1,7 +1,7 @@
 """Topology to command line: the QEMU arguments for a machine.
 
 Slots of bus 0 that the harness uses itself: 10 to 17 (hex) root ports, whose buses the firmware numbers 1 to 8 in that
-order; 1d virtio-serial; 1e pvpanic. Everything else on bus 0 is free for devices under test.
+order; 1c virtio-iommu; 1d virtio-serial; 1e pvpanic. Everything else on bus 0 is free for devices under test.
 """
 
 from __future__ import annotations
@@ -83,6 +83,9 @@ def kernel_command_line(spec: MachineSpec) -> str:
     words = ["console=ttyS0", "quiet", "panic=-1", "oops=panic", "no_timer_check", *_NO_SELF_TESTS]
     if spec.iommu == "intel":
         words.append("intel_iommu=on")
+    if spec.iommu == "virtio":
+        # It remaps no interrupts, without which VFIO refuses a group unless it is told that this is all right.
+        words.append("vfio_iommu_type1.allow_unsafe_interrupts=1")
     return " ".join([*words, *spec.kernel_args])
 
 
@@ -121,19 +124,19 @@ def _topology(spec: MachineSpec) -> list[str]:
 
 
 def _iommu(spec: MachineSpec, properties: Mapping[str, frozenset[str]]) -> list[str]:
+    wanted: dict[str, object]
     if spec.iommu == "none":
         return []
-    wanted: dict[str, object] = {
-        "driver": "intel-iommu",
-        "intremap": "on",
-        "caching-mode": True,
-        "aw-bits": spec.aw_bits,
-    }
-    known = properties.get("intel-iommu", frozenset())
-    missing = sorted(name for name in wanted if name != "driver" and name not in known)
+    if spec.iommu == "intel":
+        wanted = {"driver": "intel-iommu", "intremap": "on", "caching-mode": True, "aw-bits": spec.aw_bits}
+    else:
+        wanted = {"driver": "virtio-iommu-pci", "bus": "pcie.0", "addr": "1c.0", "aw-bits": spec.aw_bits}
+    driver = str(wanted["driver"])
+    known = properties.get(driver, frozenset())
+    missing = sorted(name for name in wanted if name not in ("driver", "bus", "addr") and name not in known)
     if missing:
         raise ConfigurationError(
-            f"this QEMU build's intel-iommu lacks the properties {', '.join(missing)}",
+            f"this QEMU build's {driver} lacks the properties {', '.join(missing)}",
             hint="choose another build with --qemu; 'harness qemu list' shows them",
         )
     return ["-device", json.dumps(wanted)]

@@ -16,9 +16,12 @@ from harness.machine.launcher import guarded
 from harness.paths import cache_dir
 
 _SECONDS = 30.0
-_DEVICES = ("intel-iommu", "edu", "pcie-root-port", "pvpanic-pci", "virtio-serial-pci", "virtserialport")
+_DEVICES = (
+    *("intel-iommu", "virtio-iommu-pci", "edu", "pcie-root-port", "pvpanic-pci", "virtio-serial-pci"),
+    "virtserialport",
+)
 _MIGRATION = "query-migrate-capabilities"
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)

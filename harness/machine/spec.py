@@ -41,8 +41,8 @@ class MachineSpec:
     """What a guest runs on.
 
     Args:
-        iommu: ``intel`` for QEMU's intel-iommu, ``none`` for a machine without a vIOMMU.
-        aw_bits: address width of the vIOMMU in bits, 39 or 48.
+        iommu: ``intel`` for QEMU's intel-iommu, ``virtio`` for its virtio-iommu, ``none`` for a machine without one.
+        aw_bits: address width of the vIOMMU in bits: 39 or 48, of virtio-iommu also 36.
         memory: guest memory in bytes.
         cpus: number of virtual CPUs.
         kernel_args: further words for the kernel's command line.
@@ -50,7 +50,7 @@ class MachineSpec:
         buses: number of root ports, 1 to 8; bus N (1 to ``buses``) is behind port N.
     """
 
-    iommu: Literal["intel", "none"] = "intel"
+    iommu: Literal["intel", "virtio", "none"] = "intel"
     aw_bits: int = 48
     memory: int = 512 << 20
     cpus: int = 1

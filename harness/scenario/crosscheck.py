@@ -82,6 +82,8 @@ class _CrossCheck:
         steps = data.get("steps")
         if isinstance(steps, tuple):
             self._steps(steps, ("steps",), names)
+            if machine is not None and machine.iommu == "virtio":
+                self._no_dma(steps)
         expect = data.get("expect")
         if isinstance(expect, dict):
             self._faults(expect, ("expect",), names)
@@ -95,6 +97,14 @@ class _CrossCheck:
             fault = _try(FaultExpect, raw)
             if fault is not None:
                 self._fault(fault, (*path, "faults", index), names)
+
+    def _no_dma(self, steps: tuple[Any, ...]) -> None:
+        """Nobody would see a fault, so a scenario that names none could not be judged."""
+        for index, raw in enumerate(steps):
+            kind = _kind_of(raw)
+            if kind in ("dma_read", "dma_write"):
+                hint = "faults of virtio-iommu have no witness here: use iommu: intel"
+                self._add(("steps", index, kind), f"expected no DMA behind virtio-iommu, found {kind}", hint, key=True)
 
     def _machine(self, machine: Machine) -> None:
         taken: dict[str, str] = {}

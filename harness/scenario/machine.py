@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from harness.scenario.base import Model
 from harness.scenario.values import Bdf, Name, Requirement, Size, Word, refuse, satisfies, split_bdf
@@ -49,10 +49,14 @@ class Device(Model):
 class Machine(Model):
     """What the guest runs on."""
 
-    iommu: Literal["intel", "none"] = Field(
-        default="intel", description="intel: QEMU's intel-iommu. none: a machine without a vIOMMU."
+    iommu: Literal["intel", "virtio", "none"] = Field(
+        default="intel",
+        description="intel: QEMU's intel-iommu. virtio: its virtio-iommu, without a witness for faults, so without "
+        "DMA. none: a machine without a vIOMMU.",
     )
-    aw_bits: Literal[39, 48] = Field(default=48, description="Address width of the vIOMMU in bits.")
+    aw_bits: Literal[36, 39, 48] = Field(
+        default=48, description="Address width of the vIOMMU in bits; 36 of virtio only."
+    )
     memory: Annotated[Size, AfterValidator(_memory)] = Field(default=512 * _MIB, description="The guest's memory.")
     cpus: int = Field(default=1, ge=1, le=64, description="Number of virtual CPUs.")
     kernel_args: tuple[Word, ...] = Field(
@@ -61,6 +65,12 @@ class Machine(Model):
     devices: dict[Annotated[Name, AfterValidator(_device_name)], Device] = Field(
         default_factory=dict, description="Devices under test by the names that steps use."
     )
+
+    @model_validator(mode="after")
+    def _width(self) -> Machine:
+        if self.aw_bits == 36 and self.iommu != "virtio":
+            raise refuse("aw_bits 39 or 48", self.aw_bits, "36 bits are possible with iommu: virtio only")
+        return self
 
 
 class Needs(Model):
