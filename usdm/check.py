@@ -40,8 +40,13 @@ def address(argument: str, value: object) -> int:
     return integer(argument, value)
 
 
-def mapping(virt: object, size: object) -> tuple[int, int]:
+def mapping(virt: object, size: object, unit: int = PAGE_SIZE) -> tuple[int, int]:
     """Check the two arguments of map and unmap, in the order of the C library.
+
+    Args:
+        virt: Virtual address.
+        size: Bytes.
+        unit: What both must be a multiple of: 4 KiB, or 2 MiB in hugepage mode.
 
     Returns:
         `(virt, size)`.
@@ -51,7 +56,7 @@ def mapping(virt: object, size: object) -> tuple[int, int]:
         NullAddress: `virt` is NULL.
         BadSize: `size` is 0.
         TooLarge: `size` exceeds 2 GiB.
-        NotAligned: `virt` or `size` is not a multiple of 4 KiB.
+        NotAligned: `virt` or `size` is not a multiple of `unit`.
         AddressNotAccessible: The range goes beyond the address space.
     """
     start, length = address("virt", virt), integer("size", size)
@@ -59,20 +64,20 @@ def mapping(virt: object, size: object) -> tuple[int, int]:
         raise errors.BadSize("size", length)
     if length > MAX_MAPPING:
         raise errors.TooLarge("size", length, "2 GiB for a mapping")
-    if start % PAGE_SIZE:
-        raise errors.NotAligned("virt", start)
-    if length % PAGE_SIZE:
-        raise errors.NotAligned("size", length)
+    if start % unit:
+        raise errors.NotAligned("virt", start, f"the page size is {unit:#x}")
+    if length % unit:
+        raise errors.NotAligned("size", length, f"the page size is {unit:#x}")
     if start + length > MAX_U64:
         raise errors.AddressNotAccessible("virt", start, f"size {length:#x} goes beyond the address space")
     return start, length
 
 
-def allocation(size: object, node: object, alignment: object) -> tuple[int, int]:
+def allocation(size: object, node: object, alignment: object) -> tuple[int, int, int]:
     """Check the arguments of allocate, in the order of the C library.
 
     Returns:
-        `(size, alignment)`.
+        `(size, node, alignment)`.
 
     Raises:
         BadArgument: One is no integer of its C type.
@@ -81,7 +86,7 @@ def allocation(size: object, node: object, alignment: object) -> tuple[int, int]
         BadAlignment: `alignment` is 0, no power of two, or exceeds 4 MiB.
     """
     length, boundary = integer("size", size), integer("phys_alignment_byte", alignment)
-    c_int("node", node)
+    place = c_int("node", node)
     if length == 0:
         raise errors.BadSize("size", length)
     if boundary == 0 or boundary & (boundary - 1):
@@ -90,4 +95,4 @@ def allocation(size: object, node: object, alignment: object) -> tuple[int, int]
         raise errors.TooLarge("size", length, "64 MiB for an allocation")
     if boundary > MAX_ALIGNMENT:
         raise errors.BadAlignment("phys_alignment_byte", boundary)
-    return length, boundary
+    return length, place, boundary

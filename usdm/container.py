@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
 
 from usdm import errors, vfio_uapi
+from usdm.kernel import Kernel
 from usdm.limits import DEFAULT_IOVA_RANGES, PAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from usdm.kernel import Ioctl
 
-    Ioctl = Callable[[int, int, "bytearray | int"], int]
-
-_F_DUPFD_QUERY = 1024 + 3  # Linux 6.10
-_KCMP_NUMBER = {"x86_64": 312, "aarch64": 272}
-_KCMP_FILE = 0
+_READ_WRITE = vfio_uapi.MAP_FLAG_READ | vfio_uapi.MAP_FLAG_WRITE
 
 
 def kernel_ioctl(fd: int, request: int, argument: bytearray | int) -> int:
@@ -70,31 +66,6 @@ def unmap_dma(fd: int, ioctl: Ioctl, iova: int, size: int) -> int:
     return vfio_uapi.unmapped_size(request)
 
 
-def same_file(first: int, second: int) -> bool | None:
-    """Tell whether two descriptors of this process are one open file (one container).
-
-    The numbers do not tell: a number is given again after a close.
-
-    Returns:
-        None when the kernel cannot answer (before 6.10, and without kcmp).
-    """
-    try:
-        return bool(fcntl.fcntl(first, _F_DUPFD_QUERY, second))
-    except OSError as error:
-        if error.errno == errno.EBADF:
-            return False
-    number = _KCMP_NUMBER.get(os.uname().machine)
-    if number is not None:
-        pid = os.getpid()
-        libc = ctypes.CDLL(None, use_errno=True)
-        order = int(libc.syscall(number, pid, pid, _KCMP_FILE, ctypes.c_ulong(first), ctypes.c_ulong(second)))
-        if order >= 0:
-            return order == 0
-        if ctypes.get_errno() == errno.EBADF:
-            return False
-    return None
-
-
 class AttachedContainer:
     """A validated container. It holds a descriptor of its own, so the caller may close theirs.
 
@@ -105,7 +76,7 @@ class AttachedContainer:
         iova_ranges: Usable IOVAs, `(first, last)` with `last` inclusive; empty in no-IOMMU mode.
     """
 
-    def __init__(self, fd: int, ioctl: Ioctl | None = None) -> None:
+    def __init__(self, fd: int, kernel: Kernel | None = None) -> None:
         """Validate `fd`.
 
         Raises:
@@ -114,14 +85,18 @@ class AttachedContainer:
             Unsupported: The kernel has another VFIO API, or the IOMMU cannot map 4 KiB pages.
         """
         self.fd = fd
-        self._ioctl: Ioctl = ioctl or kernel_ioctl
-        try:
-            # The duplicate keeps the container alive until the last unregister, whatever the caller closes.
-            self._own = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) if fd >= 0 else -1
-        except OSError as error:
-            raise errors.NotAContainer("fd", fd, os.strerror(error.errno or 0)) from error
+        self._kernel = kernel or Kernel()
+        self._ioctl = self._kernel.ioctl
+        # One request of each kind, written anew for each call; the caller's lock is held.
+        self._map = vfio_uapi.map_dma(0, 0, 0, _READ_WRITE)
+        self._unmap = vfio_uapi.unmap_dma(0, 0)
         if fd < 0:
             raise errors.NotAContainer("fd", fd, os.strerror(errno.EBADF))
+        try:
+            # The duplicate keeps the container alive until the last unregister, whatever the caller closes.
+            self._own = self._kernel.duplicate(fd)
+        except OSError as error:
+            raise errors.NotAContainer("fd", fd, os.strerror(error.errno or 0)) from error
         try:
             self.no_iommu, self.iova_ranges = self._describe()
         except BaseException:
@@ -154,19 +129,48 @@ class AttachedContainer:
 
     def is_same(self, fd: int) -> bool:
         """Tell whether `fd` is this container: the number that was given, or another descriptor of the same file."""
-        same = same_file(self._own, fd)
+        same = self._kernel.same_file(self._own, fd)
         return fd == self.fd if same is None else same
 
+    def mappings_left(self) -> int:
+        """Return how many more mappings the kernel takes; -1 when it does not tell."""
+        try:
+            left = get_info(self._own, self._ioctl).dma_avail
+        except OSError:
+            return -1
+        return -1 if left is None else left
+
     def map(self, vaddr: int, iova: int, size: int) -> None:
-        """Map for reads and writes of the device; raises `MapFailed`."""
-        map_dma(self._own, self._ioctl, vaddr, iova, size, vfio_uapi.MAP_FLAG_READ | vfio_uapi.MAP_FLAG_WRITE)
+        """Map for reads and writes of the device.
+
+        Raises:
+            AddressNotAccessible: Part of the range is not mapped in this process.
+            MapFailed: The kernel refused for another reason.
+        """
+        request = self._map
+        vfio_uapi.set_map_range(request, vaddr, iova, size)
+        try:
+            self._ioctl(self._own, vfio_uapi.IOMMU_MAP_DMA, request)
+        except OSError as error:
+            if error.errno == errno.EFAULT and not self._kernel.is_accessible(vaddr, size):
+                raise errors.AddressNotAccessible("virt", vaddr, f"size {size:#x}") from error
+            raise errors.map_failed("virt", vaddr, error.errno or 0, f"size {size:#x} at IOVA {iova:#x}") from error
 
     def unmap(self, iova: int, size: int) -> int:
         """Unmap and return the number of bytes that the kernel unmapped; raises `UnmapFailed`."""
-        return unmap_dma(self._own, self._ioctl, iova, size)
+        request = self._unmap
+        vfio_uapi.set_unmap_range(request, iova, size)
+        try:
+            self._ioctl(self._own, vfio_uapi.IOMMU_UNMAP_DMA, request)
+        except OSError as error:
+            raise errors.UnmapFailed("iova", iova, error.errno or 0, f"size {size:#x}") from error
+        return vfio_uapi.unmapped_size(request)
 
     def close(self) -> None:
         """Give up the descriptor; the caller's own stays."""
         own, self._own = self._own, -1
         if own >= 0:
-            os.close(own)
+            try:
+                self._kernel.close(own)
+            except OSError:
+                return  # Linux has taken the descriptor away all the same

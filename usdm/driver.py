@@ -1,36 +1,29 @@
 """USDM for Python: allocate DMA-able memory, map memory of the program, translate.
 
 `usdm.qae_mem` is the same with the names and return values of C.
+
+The methods that programs call often begin with a short way that takes the usual case and makes few checks. Whatever is
+unusual, wrong or refused goes the long way, which makes every check in the documented order.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-from _thread import allocate_lock  # what threading wraps, without its imports
+from _thread import get_ident  # what threading wraps, without its imports
 
-from usdm import check, errors, memory
-from usdm.container import AttachedContainer
-from usdm.heap import Heap
-from usdm.regions import UserMapping
-from usdm.space import AddressSpace
+from usdm import check, errors
+from usdm.limits import MAX_MAPPING
+from usdm.state import State
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from _thread import LockType
-
-    from usdm.container import Ioctl
-
-_adoption = allocate_lock()
+_TOP = 1 << 62  # an address below and 2 GiB more are far from the end of the address space
 
 
-class Usdm:
+class Usdm(State):
     """One process's USDM state: at most one registered container, allocations, user mappings.
 
-    All methods may be called from any thread; one lock is around each whole call (T1 of the C library: registration
-    took none). A forked child of a process that has memory or a registration is refused with `ForkedChild` in every
-    method, before the lock is touched, which another thread may have held at the fork (F1, F2). `allocate_plain` and
-    `free_plain` are ordinary memory and work in a child too.
+    All methods may be called from any thread; one lock is around each change of regions (T1 of the C library:
+    registration took none). Translations, and blocks used again, need no lock. A forked child of a process that has
+    memory or a registration is refused with `ForkedChild` in every method until it calls `at_fork` (F1, F2).
+    `allocate_plain` and `free_plain` are ordinary memory and work in a child too.
 
     Allocation before registration: memory gets its IOVA at once, from the ranges that every IOMMU in use has
     (`limits.DEFAULT_IOVA_RANGES`), and its DMA mapping when a container is registered. An IOVA that was told is never
@@ -39,125 +32,6 @@ class Usdm:
     mapped there into the next container.
     """
 
-    def __init__(self, ioctl: Ioctl | None = None, *, hugepages: int = 0, thread_specific: bool = False) -> None:
-        """Start with nothing registered and nothing allocated.
-
-        Args:
-            ioctl: Called as `fcntl.ioctl(fd, request, argument)`; another one in tests.
-            hugepages: How many hugepages of 2 MiB the process may have; 0 is 4 KiB mode.
-            thread_specific: Slabs are not shared between threads, and map and unmap are refused.
-        """
-        self._ioctl = ioctl
-        self._plain: dict[int, None] = {}
-        self._plain_freed: dict[int, None] = {}
-        self._start()
-
-    def _start(self) -> None:
-        """Begin with a clean state that belongs to the calling process."""
-        self._lock = allocate_lock()
-        self._space = AddressSpace()
-        self._heap = Heap(self._space)
-        self._count = 0
-        self._pid = os.getpid()
-
-    def _locked(self) -> LockType:
-        """Return the lock for a `with` statement, when the state belongs to this process.
-
-        Raises:
-            ForkedChild: It belongs to the parent.
-        """
-        pid = os.getpid()
-        if self._pid != pid:
-            with _adoption:
-                # A parent that never used the state leaves it to its children.
-                used = self._lock.locked() or self._count or len(self._space.regions)
-                if self._pid != pid and used:
-                    raise errors.ForkedChild("pid", pid, f"process {self._pid} owns it")
-                if self._pid != pid:
-                    self._start()
-        return self._lock
-
-    # ---- registration
-
-    @property
-    def registered(self) -> bool:
-        """A container is registered."""
-        return self._count > 0
-
-    @property
-    def iova_ranges(self) -> tuple[tuple[int, int], ...]:
-        """Usable IOVAs of the registered container, `(first, last)` with `last` inclusive; empty without one."""
-        container = self._space.container
-        return () if container is None else container.iova_ranges
-
-    def register_device(self, fd: int) -> None:
-        """Register a VFIO container; the first registration maps all memory allocated before.
-
-        It is called once per device. The same container may be registered again, by the same or another descriptor
-        of it, and must be unregistered as often.
-
-        Args:
-            fd: Descriptor of a container whose IOMMU type is set. USDM keeps a duplicate.
-
-        Raises:
-            BadArgument: `fd` is no integer of the C type int.
-            NotAContainer: `fd` is closed, something else, or has no IOMMU type set.
-            Unsupported: The VFIO API or the IOMMU's page sizes are others.
-            WrongContainer: Another container is registered.
-            IovaOutOfRange: The container cannot translate the IOVA of memory allocated before.
-            NoIommuMode: The container has no IOMMU, and memory was allocated before.
-            MapFailed: The kernel refused to map it. Nothing stays mapped, nothing is registered.
-            ForkedChild: The state belongs to the parent process.
-        """
-        check.c_int("fd", fd)
-        with self._locked():
-            current = self._space.container
-            if current is not None and current.is_same(fd):
-                self._count += 1
-                return
-            container = AttachedContainer(fd, self._ioctl)
-            try:
-                if current is not None:
-                    raise errors.WrongContainer("fd", fd, f"registered is {current.fd}")
-                self._heap.drop_cache()
-                self._space.attach(container)
-            except BaseException:
-                container.close()
-                raise
-            self._count = 1
-
-    def unregister_device(self, fd: int) -> None:
-        """Undo one registration. The last one unmaps everything.
-
-        User mappings end then: they are unmapped and have no translation any more (D10 of the C library left the
-        device its access). Allocations stay, with their IOVAs, for the next registration.
-
-        Args:
-            fd: The number that was registered (open or not), or another descriptor of the same container.
-
-        Raises:
-            BadArgument: `fd` is no integer of the C type int.
-            NotRegistered: No container is registered.
-            WrongContainer: Another container is registered.
-            UnmapFailed: The kernel refused to unmap something; the registration has ended all the same.
-            ForkedChild: The state belongs to the parent process.
-        """
-        check.c_int("fd", fd)
-        with self._locked():
-            container = self._space.container
-            if container is None:
-                raise errors.NotRegistered("fd", fd)
-            if fd != container.fd and not container.is_same(fd):
-                raise errors.WrongContainer("fd", fd, f"registered is {container.fd}")
-            if self._count > 1:
-                self._count -= 1
-                return
-            self._count = 0
-            try:
-                self._space.detach()
-            finally:
-                self._heap.drop_cache()
-
     # ---- allocation
 
     def allocate(self, size: int, node: int = -1, alignment: int = 4096) -> int:
@@ -165,9 +39,9 @@ class Usdm:
 
         Args:
             size: Bytes, 1 to 64 MiB.
-            node: NUMA node, -1 for any. Accepted as in the C library, which does not look at it either (N1).
+            node: NUMA node that all of the memory comes from, -1 for any (the C library does not look at it, N1).
             alignment: Of the IOVA, in bytes: a power of two, 1 to 4 MiB. The virtual address is a multiple of it
-                up to 1 KiB only.
+                too, up to 1 MiB in blocks below 2 MiB, and up to 4 KiB otherwise.
 
         Returns:
             The virtual address. Its content is not defined. The memory is not inherited by forked children.
@@ -177,16 +51,30 @@ class Usdm:
             BadSize: `size` is 0.
             TooLarge: `size` exceeds 64 MiB.
             BadAlignment: `alignment` is 0, not a power of two, or exceeds 4 MiB.
-            NoMemory: The kernel gave none.
+            NoSuchNode: The node does not exist, or has no memory.
+            NoMemory: The kernel gave none, or the node has not enough.
+            HugepagesNotConfigured: Hugepage mode was asked for, and the kernel has no hugepages.
+            HugepageQuota: The process has as many hugepages as it may.
+            HugepagesExhausted: The kernel has no free hugepage.
             NoIovaSpace: No gap of the IOVA space is large enough.
             MapFailed: VFIO refused the mapping.
-            NoIommuMode: The registered container has no IOMMU: such memory would need hugepages.
+            NoIommuMode: The registered container has no IOMMU: the IOVA would have to be a physical address.
             ForkedChild: The state belongs to the parent process.
         """
-        size, alignment = check.allocation(size, node, alignment)
-        with self._locked():
+        try:
+            if type(size) is int and type(node) is int and type(alignment) is int:
+                block = self._queues[size, node, alignment].pop()
+                block.live[block.span] = block.ones
+                block.siblings[block.address] = block
+                return block.address
+        except (KeyError, IndexError):
+            pass  # no such block waits
+        size, node, alignment = check.allocation(size, node, alignment)
+        with self._lock:
+            chosen = self._begin()
+            self._pages.check()
             self._refuse_no_iommu("size", size)
-            return self._heap.allocate(size, alignment)
+            return self._heap.allocate(size, node, alignment, get_ident() if chosen.thread_specific else 0)
 
     def free(self, address: int, zero: bool = True) -> None:
         """Free what `allocate` returned.
@@ -207,44 +95,29 @@ class Usdm:
             UnmapFailed: VFIO refused; the allocation stays.
             ForkedChild: The state belongs to the parent process.
         """
-        address = check.address("ptr", address)
-        with self._locked():
-            self._heap.free(address, zero)
-
-    def allocate_plain(self, size: int) -> int:
-        """Allocate ordinary zeroed memory, which devices cannot reach without `map`.
-
-        Args:
-            size: Bytes; 0 gives an address too, as `calloc`.
-
-        Raises:
-            BadArgument: `size` is no 64-bit integer.
-            NoMemory: The C library gave none.
-        """
-        address = memory.allocate_plain(check.integer("memsize", size))
-        self._plain_freed.pop(address, None)
-        self._plain[address] = None
-        return address
-
-    def free_plain(self, address: int) -> None:
-        """Free what `allocate_plain` returned.
-
-        Raises:
-            BadArgument: `address` is no 64-bit integer.
-            NullAddress: It is NULL.
-            DoubleFree: It has been freed already.
-            NotAllocated: It was never handed out.
-        """
-        address = check.address("ptr", address)
         try:
-            del self._plain[address]
-        except KeyError:
-            kind = errors.DoubleFree if address in self._plain_freed else errors.NotAllocated
-            raise kind("ptr", address) from None
-        self._plain_freed[address] = None
-        if len(self._plain_freed) > 1024:
-            self._plain_freed.pop(next(iter(self._plain_freed)), None)
-        memory.free_plain(address)
+            block = self._virts[address >> 21][4].pop(address)
+        except (KeyError, TypeError):
+            self._free_large(address)
+            return
+        block.live[block.span] = block.none
+        if zero:
+            if block.view is not None:
+                block.view[:] = block.zeros
+            else:
+                block.clear()
+        if block.siblings or self._heap.few:
+            block.queue.append(block)
+        else:
+            with self._lock:
+                self._heap.give_back(block)
+
+    def _free_large(self, address: int) -> None:
+        """Free what is no block, or say why it cannot be freed."""
+        address = check.address("ptr", address)
+        with self._lock:
+            self._begin()
+            self._heap.free_large(address)
 
     # ---- mapping of the program's own memory
 
@@ -255,41 +128,49 @@ class Usdm:
         conditions, in its order; a refused call changes nothing.
 
         Args:
-            virt: Virtual address, a multiple of 4 KiB.
-            size: Bytes, a multiple of 4 KiB, up to 2 GiB inclusive.
+            virt: Virtual address, a multiple of 4 KiB, or of 2 MiB in hugepage mode.
+            size: Bytes, a multiple of the same, up to 2 GiB inclusive.
 
         Returns:
             The first IOVA, a multiple of 2 MiB, never 0.
 
         Raises:
+            Unsupported: In thread-specific mode.
             BadArgument: An argument is no 64-bit integer.
             NullAddress: `virt` is NULL.
             BadSize: `size` is 0.
             TooLarge: `size` exceeds 2 GiB.
-            NotAligned: `virt` or `size` is not a multiple of 4 KiB.
+            NotAligned: `virt` or `size` is not a multiple of 4 KiB, or of 2 MiB in hugepage mode.
             NoIommuMode: The registered container has no IOMMU.
             NotRegistered: No container is registered.
             AlreadyMapped: The range overlaps a live mapping (D4, D5: both would break).
             AllocatedMemory: The range overlaps memory of `allocate`.
             AddressNotAccessible: Part of the range is not mapped in this process.
             NoIovaSpace: No gap of the IOVA space is large enough.
-            MapFailed: VFIO refused (read-only memory, RLIMIT_MEMLOCK, 65,535 mappings …).
+            TooManyMappings: The container has its 65,535 mappings.
+            LockedMemoryLimit: RLIMIT_MEMLOCK does not allow it.
+            MapFailed: VFIO refused otherwise (read-only memory …).
             ForkedChild: The state belongs to the parent process.
         """
-        virt, size = check.mapping(virt, size)
-        with self._locked():
-            self._refuse_no_iommu("virt", virt)
-            if self._space.container is None:
-                raise errors.NotRegistered("virt", virt)
-            other = self._space.regions.overlapping(virt, size)
-            if other is not None:
-                kind = errors.AllocatedMemory if other.owned else errors.AlreadyMapped
-                raise kind("virt", virt, f"{other.virt:#x}, size {other.size:#x}, is in use")
-            if not memory.is_accessible(virt, size):
-                raise errors.AddressNotAccessible("virt", virt, f"size {size:#x}")
-            region = UserMapping(virt, size)
-            self._space.enter(region)
-            return region.iova
+        try:
+            try:
+                if not (virt | size) & self._offset and 0 < size <= MAX_MAPPING and 0 < virt < _TOP:
+                    with self._lock:
+                        if self._space.maps_users:
+                            return self._space.map(virt, size)
+            except TypeError as error:
+                if isinstance(error, errors.UsdmError):
+                    raise
+            virt, size = self._check_mapping(virt, size)
+            with self._lock:
+                self._begin()
+                self._refuse_no_iommu("virt", virt)
+                if self._space.container is None:
+                    raise errors.NotRegistered("virt", virt)
+                return self._space.map(virt, size)
+        except errors.UsdmError:
+            self._failed += 1
+            raise
 
     def unmap(self, virt: int, size: int) -> None:
         """End a mapping of `map`: the device's access, the translations, and the use of the IOVA.
@@ -302,7 +183,7 @@ class Usdm:
             size: The size given to `map`.
 
         Raises:
-            BadArgument, NullAddress, BadSize, TooLarge, NotAligned: As `map`.
+            Unsupported, BadArgument, NullAddress, BadSize, TooLarge, NotAligned: As `map`.
             NoIommuMode: The registered container has no IOMMU.
             NotMapped: Nothing is mapped there.
             AllocatedMemory: It is memory of `allocate`, which `free` unmaps.
@@ -312,22 +193,24 @@ class Usdm:
                 somebody unmapped it beside USDM, and it is forgotten.
             ForkedChild: The state belongs to the parent process.
         """
-        virt, size = check.mapping(virt, size)
-        with self._locked():
-            self._refuse_no_iommu("virt", virt)
-            region = self._space.regions.at_virt(virt)
-            if region is None:
-                raise errors.NotMapped("virt", virt)
-            if region.owned:
-                raise errors.AllocatedMemory("virt", virt)
-            if region.virt != virt:
-                raise errors.InteriorPointer("virt", virt, f"the mapping starts at {region.virt:#x}")
-            if region.size != size:
-                raise errors.SizeMismatch("size", size, f"mapped were {region.size:#x}")
-            removed = self._space.leave(region)
-            if removed != size:
-                detail = f"{removed:#x} of {size:#x} bytes at IOVA {region.iova:#x} were unmapped"
-                raise errors.UnmapFailed("virt", virt, errno.ENOENT, detail)
+        try:
+            try:
+                if not (virt | size) & self._offset and 0 < size <= MAX_MAPPING and 0 < virt < _TOP:
+                    with self._lock:
+                        if self._space.maps_users:
+                            self._space.unmap(virt, size)
+                            return
+            except TypeError as error:
+                if isinstance(error, errors.UsdmError):
+                    raise
+            virt, size = self._check_mapping(virt, size)
+            with self._lock:
+                self._begin()
+                self._refuse_no_iommu("virt", virt)
+                self._space.unmap(virt, size)
+        except errors.UsdmError:
+            self._failed += 1
+            raise
 
     # ---- translation
 
@@ -342,12 +225,20 @@ class Usdm:
             NotMapped: No live allocation or mapping holds it.
             ForkedChild: The state belongs to the parent process.
         """
+        try:
+            low, high, distance, live, _ = self._virts[address >> 21]
+            if low <= address < high and (live is None or live[address - low >> 10]):
+                return address + distance
+        except (KeyError, TypeError):
+            pass
         address = check.address("pVirtAddr", address)
-        with self._locked():
-            region = self._space.regions.at_virt(address)
-            if region is None or region.block(address - region.virt) is None:
-                raise errors.NotMapped("pVirtAddr", address)
-            return region.iova + (address - region.virt)
+        with self._lock:
+            self._begin()
+            # Several regions share these 2 MiB, or there is none.
+            entry = self._space.regions.entry_at(address)
+        if entry is None or (entry[3] is not None and not entry[3][address - entry[0] >> 10]):
+            raise errors.NotMapped("pVirtAddr", address)
+        return address + entry[2]
 
     def phys_to_virt(self, iova: int) -> int:
         """Return the virtual address of an IOVA inside an allocation or a mapping, of every kind (A2).
@@ -358,44 +249,25 @@ class Usdm:
             NotMapped: No live allocation or mapping holds it.
             ForkedChild: The state belongs to the parent process.
         """
+        try:
+            low, high, distance, live, _ = self._iovas[iova >> 21]
+            address = iova - distance
+            if low <= address < high and (live is None or live[address - low >> 10]):
+                return address
+        except (KeyError, TypeError):
+            pass
         iova = check.address("physAddress", iova)
-        with self._locked():
-            region = self._space.regions.at_iova(iova)
-            if region is None or region.block(iova - region.iova) is None:
-                raise errors.NotMapped("physAddress", iova)
-            return region.virt + (iova - region.iova)
+        with self._lock:
+            self._begin()
+        raise errors.NotMapped("physAddress", iova)
 
-    def close(self) -> None:
-        """Unregister completely, and give all memory of `allocate` back.
-
-        Raises:
-            UnmapFailed: The kernel refused to unmap something; everything is given back all the same.
-            ForkedChild: The state belongs to the parent process.
-        """
-        with self._locked():
-            self._count = 0
-            try:
-                self._space.detach()
-            finally:
-                self._heap.destroy()
-
-    def at_fork(self) -> None:
-        """Give a forked child a clean state of its own; does nothing in any other process."""
-        with _adoption:
-            if self._pid != os.getpid():
-                if self._space.container is not None:
-                    self._space.container.close()
-                self._start()
-
-    def statistics(self) -> dict[str, int | str]:
-        """Return what is in use, for people who debug."""
-        with self._locked():
-            return {"regions": len(self._space.regions), "registrations": self._count}
-
-    def maps(self) -> list[dict[str, int | str]]:
-        """Return one mapping a region."""
-        with self._locked():
-            return [{"virt": region.virt, "size": region.size, "iova": region.iova} for region in self._space.regions]
+    def _check_mapping(self, virt: int, size: int) -> tuple[int, int]:
+        with self._lock:
+            # A child of a process that used it is refused below, after the arguments.
+            chosen = self._given if self._parent else self._begin()
+        if chosen.thread_specific:
+            raise errors.Unsupported("virt", virt, "map and unmap in thread-specific mode")
+        return check.mapping(virt, size, self._offset + 1)
 
     def _refuse_no_iommu(self, argument: str, value: int) -> None:
         container = self._space.container

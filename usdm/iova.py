@@ -11,10 +11,60 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_SHIFT = IOVA_SLAB_SIZE.bit_length() - 1
+_GROUP = 9  # starts whose higher bits are equal are one list
+_PENDING = 4096
+
 
 def slabs(size: int) -> int:
     """Return how many units of 2 MiB hold `size` bytes."""
     return -(-size // IOVA_SLAB_SIZE)
+
+
+class Starts:
+    """Starts of intervals, ascending. They are kept in short lists, so that none is moved through a long one."""
+
+    __slots__ = ("_groups", "_lists")
+
+    def __init__(self) -> None:
+        self._groups: list[int] = []
+        self._lists: dict[int, list[int]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._groups)
+
+    def add(self, start: int) -> None:
+        """Add a start that is not there yet."""
+        group = start >> _GROUP
+        if group not in self._lists:
+            self._lists[group] = []
+            insort(self._groups, group)
+        insort(self._lists[group], start)
+
+    def remove(self, start: int) -> None:
+        """Remove a start."""
+        group = start >> _GROUP
+        starts = self._lists[group]
+        del starts[bisect_left(starts, start)]
+        if not starts:
+            del self._lists[group]
+            del self._groups[bisect_left(self._groups, group)]
+
+    def at_or_after(self, low: int) -> int | None:
+        """Return the lowest start that is at least `low`."""
+        starts = self._lists.get(low >> _GROUP)
+        if starts is not None and starts[-1] >= low:
+            return starts[bisect_left(starts, low)]
+        index = bisect_right(self._groups, low >> _GROUP)
+        return self._lists[self._groups[index]][0] if index < len(self._groups) else None
+
+    def at_or_before(self, high: int) -> int | None:
+        """Return the highest start that is at most `high`."""
+        starts = self._lists.get(high >> _GROUP)
+        if starts is not None and starts[0] <= high:
+            return starts[bisect_right(starts, high) - 1]
+        index = bisect_left(self._groups, high >> _GROUP)
+        return self._lists[self._groups[index - 1]][-1] if index > 0 else None
 
 
 class IovaSpace:
@@ -27,8 +77,9 @@ class IovaSpace:
     completely are handed out, so neither the MSI window (D11 of the C library) nor anything beyond the IOMMU's width
     (D12) can be.
 
-    Free intervals are kept by start and by length, so that a search looks at the different lengths (few hundred at
-    most) and not at every gap.
+    The interval that the cursor is in, the hole, is kept by itself: most allocations only move the cursor. What is
+    released waits in a list until the hole is too small. All other free intervals are kept by start, by end and by
+    length, so that a search looks at the different lengths (few hundred at most) and not at every gap.
     """
 
     def __init__(self, ranges: Iterable[tuple[int, int]] = DEFAULT_IOVA_RANGES, cursor: int = 0) -> None:
@@ -38,21 +89,35 @@ class IovaSpace:
             ranges: Usable IOVAs, `(first, last)` with `last` inclusive.
             cursor: IOVA where the search starts.
         """
-        self._starts: list[int] = []
+        self._cursor = cursor >> _SHIFT
+        self._hole_end = self._cursor
+        self._released: list[tuple[int, int]] = []
         self._lengths: dict[int, int] = {}  # start -> length, in units
-        self._bins: dict[int, list[int]] = {}  # length -> starts, ascending
-        self._cursor = cursor // IOVA_SLAB_SIZE
+        self._starts: dict[int, int] = {}  # end -> start
+        self._bins: dict[int, Starts] = {}  # length -> starts
         end = 1
         for first, last in sorted(ranges):
             start = max(slabs(first), end)
-            end = max(end, (last + 1) // IOVA_SLAB_SIZE)
+            end = max(end, (last + 1) >> _SHIFT)
             if start < end:
                 self._insert(start, end - start)
 
     @property
     def cursor(self) -> int:
         """The IOVA where the next search starts."""
-        return self._cursor * IOVA_SLAB_SIZE
+        return self._cursor << _SHIFT
+
+    @property
+    def free(self) -> int:
+        """Bytes that are free."""
+        self._settle()
+        return sum(self._lengths.values()) << _SHIFT
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest gap."""
+        self._settle()
+        return max(self._bins, default=0) << _SHIFT
 
     def allocate(self, size: int, alignment: int = IOVA_SLAB_SIZE) -> int:
         """Take whole units for `size` bytes.
@@ -67,86 +132,114 @@ class IovaSpace:
         Raises:
             NoIovaSpace: No gap is large enough.
         """
-        length, step = slabs(size), slabs(alignment)
-        found = self._search(length, step, self._cursor)
-        if found is None:
-            found = self._search(length, step, 0)
-        if found is None:
-            free = sum(self._lengths.values()) * IOVA_SLAB_SIZE
-            largest = max(self._bins, default=0) * IOVA_SLAB_SIZE
-            raise errors.NoIovaSpace("size", size, f"free {free:#x}, largest gap {largest:#x}")
-        interval, start = found
-        self._take(interval, start, length)
-        self._cursor = start + length
-        return start * IOVA_SLAB_SIZE
+        start = self._cursor
+        end = start + ((size + IOVA_SLAB_SIZE - 1) >> _SHIFT)
+        if end <= self._hole_end and alignment <= IOVA_SLAB_SIZE:
+            self._cursor = end
+            return start << _SHIFT
+        return self._allocate_elsewhere(size, slabs(size), slabs(alignment)) << _SHIFT
 
     def reserve(self, iova: int, size: int) -> bool:
         """Take the units of `size` bytes at `iova`; tell whether they were free (otherwise nothing is taken)."""
-        start, length = iova // IOVA_SLAB_SIZE, slabs(size)
-        index = bisect_right(self._starts, start) - 1
-        if index < 0:
+        self._settle()
+        start, length = iova >> _SHIFT, slabs(size)
+        interval = self._holding(start)
+        if interval is None or interval + self._lengths[interval] < start + length:
             return False
-        interval = self._starts[index]
-        if interval + self._lengths[interval] < start + length:
-            return False
-        self._take(interval, start, length)
+        end = self._cut(interval, start)
+        if start + length < end:
+            self._insert(start + length, end - start - length)
         return True
 
     def release(self, iova: int, size: int) -> None:
         """Give the units of `size` bytes at `iova` back; they must have been taken so."""
-        start, length = iova // IOVA_SLAB_SIZE, slabs(size)
-        index = bisect_left(self._starts, start)
-        if index < len(self._starts) and self._starts[index] == start + length:
-            length += self._remove(start + length)
-        if index > 0:
-            before = self._starts[index - 1]
-            if before + self._lengths[before] == start:
-                length += self._remove(before)
-                start = before
-        self._insert(start, length)
+        self._released.append((iova >> _SHIFT, (size + IOVA_SLAB_SIZE - 1) >> _SHIFT))
+        if len(self._released) > _PENDING:
+            self._put_back()
+
+    def _allocate_elsewhere(self, size: int, length: int, step: int) -> int:
+        self._settle()
+        found = self._search(length, step, self._cursor)
+        if found is None:
+            found = self._search(length, step, 0)
+        if found is None:
+            raise errors.NoIovaSpace("size", size, f"free {self.free:#x}, largest gap {self.largest:#x}")
+        interval, start = found
+        self._hole_end = self._cut(interval, start)
+        self._cursor = start + length
+        return start
 
     def _search(self, length: int, step: int, low: int) -> tuple[int, int] | None:
         """Return the interval and the lowest start at or above `low` where `length` units fit."""
-        best = self._at_cursor(length, step, low)
-        if best is not None:
-            return best
+        interval = self._holding(low)
+        if interval is not None:
+            start = -(-low // step) * step
+            if start + length <= interval + self._lengths[interval]:
+                return interval, start
+        best: tuple[int, int] | None = None
         for size, starts in self._bins.items():
-            if size < length:
-                continue
-            for index in range(bisect_left(starts, low), len(starts)):
-                start = -(-starts[index] // step) * step
-                if start + length <= starts[index] + size:
-                    if best is None or start < best[1]:
-                        best = starts[index], start
-                    break
+            interval = starts.at_or_after(low) if size >= length else None
+            while interval is not None and (best is None or interval < best[0]):
+                start = -(-interval // step) * step
+                if start + length <= interval + size:
+                    best = interval, start
+                else:
+                    interval = starts.at_or_after(interval + 1)
         return best
 
-    def _at_cursor(self, length: int, step: int, low: int) -> tuple[int, int] | None:
-        """Look at the interval that `low` lies in."""
-        index = bisect_right(self._starts, low) - 1
-        if index < 0:
-            return None
-        interval = self._starts[index]
-        start = -(-low // step) * step
-        return (interval, start) if start + length <= interval + self._lengths[interval] else None
+    def _holding(self, unit: int) -> int | None:
+        """Return the start of the interval that a unit lies in."""
+        if unit in self._lengths:
+            return unit
+        for length, starts in self._bins.items():
+            start = starts.at_or_before(unit)
+            if start is not None and unit < start + length:
+                return start
+        return None
 
-    def _take(self, interval: int, start: int, length: int) -> None:
+    def _settle(self) -> None:
+        """Put the hole and everything released back among the other intervals."""
+        if self._cursor < self._hole_end:
+            self._released.append((self._cursor, self._hole_end - self._cursor))
+        self._hole_end = self._cursor
+        self._put_back()
+
+    def _put_back(self) -> None:
+        released, self._released = sorted(self._released), []
+        start = end = 0
+        for first, length in released:
+            if first != end:
+                if start < end:
+                    self._insert(start, end - start)
+                start = first
+            end = first + length
+        if start < end:
+            self._insert(start, end - start)
+
+    def _cut(self, interval: int, start: int) -> int:
+        """Take an interval out, leave what lies before `start`, and return its end."""
         end = interval + self._remove(interval)
         if interval < start:
             self._insert(interval, start - interval)
-        if start + length < end:
-            self._insert(start + length, end - start - length)
+        return end
 
     def _insert(self, start: int, length: int) -> None:
-        insort(self._starts, start)
+        """Add a free interval, together with its free neighbours."""
+        if start + length in self._lengths:
+            length += self._remove(start + length)
+        before = self._starts.get(start)
+        if before is not None:
+            length += self._remove(before)
+            start = before
         self._lengths[start] = length
-        insort(self._bins.setdefault(length, []), start)
+        self._starts[start + length] = start
+        self._bins.setdefault(length, Starts()).add(start)
 
     def _remove(self, start: int) -> int:
         length = self._lengths.pop(start)
-        del self._starts[bisect_left(self._starts, start)]
+        del self._starts[start + length]
         starts = self._bins[length]
-        del starts[bisect_left(starts, start)]
+        starts.remove(start)
         if not starts:
             del self._bins[length]
         return length

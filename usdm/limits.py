@@ -12,6 +12,9 @@ PAGE_SIZE = 4 * KIB
 IOVA_SLAB_SIZE = 2 * MIB
 """Granularity of the IOVA space, and the size of a memory slab."""
 
+HUGEPAGE_SIZE = 2 * MIB
+"""Size of a hugepage, and in hugepage mode the granularity of user mappings."""
+
 UNIT = KIB
 """Allocation unit inside a slab: every block starts on a multiple of it and has a multiple of it."""
 

@@ -1,25 +1,27 @@
 """The functions of `qae_mem.h`, with their names and return values, on one instance for the process.
 
 They never raise a `UsdmError`; they return the C failure value, and `last_error` gives the error behind it (L1 of the C
-library: all failures looked the same).
+library: all failures looked the same). The mode is read from the environment at the first use (`usdm.settings`).
 """
 
 from __future__ import annotations
 
-from _thread import _local
+import os
+from _thread import _local, get_ident
 
 from usdm import errors
 from usdm.driver import Usdm
+from usdm.errors import UsdmError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import TypeVar
 
     Result = TypeVar("Result")
 
-_driver = Usdm()
+_driver = Usdm(environment=os.environ)
 _thread = _local()
+_failed: set[int] = set()  # threads that may have an error: while there is none, a success has nothing to forget
 
 
 class Pointer:
@@ -46,62 +48,74 @@ def last_error() -> errors.UsdmError | None:
     return error
 
 
-def _run(call: Callable[[], Result], failure: Result) -> Result:
+def _failure(error: UsdmError, value: Result) -> Result:
+    # Without its traceback, which would keep the caller's objects alive.
+    _thread.error = error.with_traceback(None)
+    _failed.add(get_ident())
+    return value
+
+
+def _success() -> None:
     _thread.error = None
-    try:
-        return call()
-    except errors.UsdmError as error:
-        # Without its traceback, which would keep the caller's objects alive.
-        _thread.error = error.with_traceback(None)
-        return failure
+    _failed.discard(get_ident())
 
 
-def _zero(call: Callable[[], object]) -> int:
-    call()
-    return 0
-
-
-def _release(pointer: Pointer | None, free: Callable[[int], None]) -> None:
+def _address(pointer: Pointer | None) -> int:
+    """Return the address in a pointer variable."""
     if pointer is None:
         raise errors.NullAddress("ptr", None)
     if not isinstance(pointer, Pointer):
         raise errors.BadArgument("ptr", pointer, "the functions that free take a Pointer")
     if pointer.value is None:
         raise errors.NullAddress("*ptr", None)
-    free(pointer.value)
-    pointer.value = None
+    return pointer.value
 
 
 def qaeMemInit() -> int:
-    """Prepare the process.
+    """Prepare the process, as every first call does.
 
     Returns:
         0, or -1 when the hugepage mode that the environment asks for is not possible.
     """
-    return _run(lambda: _zero(_driver.statistics), -1)
+    try:
+        _driver.prepare()
+    except UsdmError as error:
+        return _failure(error, -1)
+    _success()
+    return 0
 
 
 def qaeMemInitAndReturnFd(mem_fd: Pointer | None) -> int:
-    """Fail: only FreeBSD has it.
+    """Fail: there is no device node. Only FreeBSD has the function.
 
     Returns:
-        1.
+        1; `mem_fd` stays as it is.
     """
-
-    def refuse() -> int:
-        raise errors.Unsupported("mem_fd", mem_fd, "FreeBSD only")
-
-    return _run(refuse, 1)
+    return _failure(errors.Unsupported("mem_fd", mem_fd, "FreeBSD only"), 1)
 
 
 def qaeMemDestroy() -> None:
-    """Give everything back: the registration, the mappings, the allocations."""
-    _run(_driver.close, None)
+    """Give everything back: registration, mappings, allocations. Later calls begin anew.
+
+    The C library did so up to 26.02; in 26.08 it does nothing.
+    """
+    try:
+        _driver.close()
+    except UsdmError as error:
+        return _failure(error, None)
+    return _success()
 
 
 def qaeAtFork() -> None:
-    """Give a forked child a clean state of its own; does nothing in any other process."""
-    _run(_driver.at_fork, None)
+    """Give a forked child a clean state of its own; nothing happens in any other process.
+
+    Without this call every function that needs the state fails in the child.
+    """
+    try:
+        _driver.at_fork()
+    except UsdmError as error:
+        return _failure(error, None)
+    return _success()
 
 
 def qaeMemAlloc(memsize: int) -> int | None:
@@ -110,12 +124,24 @@ def qaeMemAlloc(memsize: int) -> int | None:
     Returns:
         Its address, or None.
     """
-    return _run(lambda: _driver.allocate_plain(memsize), None)
+    try:
+        address = _driver.allocate_plain(memsize)
+    except UsdmError as error:
+        return _failure(error, None)
+    if _failed:
+        _success()
+    return address
 
 
 def qaeMemFree(ptr: Pointer | None) -> None:
     """Free memory of `qaeMemAlloc` and set the pointer to NULL; a refused pointer stays."""
-    _run(lambda: _release(ptr, _driver.free_plain), None)
+    try:
+        _driver.free_plain(_address(ptr))
+    except UsdmError as error:
+        return _failure(error, None)
+    if ptr is not None:
+        ptr.value = None
+    return _success()
 
 
 def qaeMemAllocNUMA(size: int, node: int, phys_alignment_byte: int) -> int | None:
@@ -124,17 +150,34 @@ def qaeMemAllocNUMA(size: int, node: int, phys_alignment_byte: int) -> int | Non
     Returns:
         Its virtual address, or None.
     """
-    return _run(lambda: _driver.allocate(size, node, phys_alignment_byte), None)
+    try:
+        address = _driver.allocate(size, node, phys_alignment_byte)
+    except UsdmError as error:
+        return _failure(error, None)
+    if _failed:
+        _success()
+    return address
 
 
 def qaeMemFreeNUMA(ptr: Pointer | None) -> None:
     """Clear and free memory of `qaeMemAllocNUMA` and set the pointer to NULL; a refused pointer stays (A3)."""
-    _run(lambda: _release(ptr, _driver.free), None)
+    _free(ptr, True)
 
 
 def qaeMemFreeNonZeroNUMA(ptr: Pointer | None) -> None:
     """As `qaeMemFreeNUMA`, without clearing the memory."""
-    _run(lambda: _release(ptr, lambda address: _driver.free(address, zero=False)), None)
+    _free(ptr, False)
+
+
+def _free(ptr: Pointer | None, zero: bool) -> None:
+    try:
+        _driver.free(ptr.value if type(ptr) is Pointer and ptr.value else _address(ptr), zero)
+    except UsdmError as error:
+        return _failure(error, None)
+    ptr.value = None  # type: ignore[union-attr]
+    if _failed:
+        _success()
+    return None
 
 
 def qaeVirtToPhysNUMA(pVirtAddr: int | None) -> int:
@@ -143,7 +186,13 @@ def qaeVirtToPhysNUMA(pVirtAddr: int | None) -> int:
     Returns:
         The IOVA, or 0.
     """
-    return _run(lambda: _driver.virt_to_phys(0 if pVirtAddr is None else pVirtAddr), 0)
+    try:
+        iova = _driver.virt_to_phys(pVirtAddr)  # type: ignore[arg-type]  # None is NULL
+    except UsdmError as error:
+        return _failure(error, 0)
+    if _failed:
+        _success()
+    return iova
 
 
 def qaePhysToVirtNUMA(physAddress: int) -> int | None:
@@ -152,18 +201,29 @@ def qaePhysToVirtNUMA(physAddress: int) -> int | None:
     Returns:
         The virtual address, or None.
     """
-    return _run(lambda: _driver.phys_to_virt(physAddress), None)
+    try:
+        address = _driver.phys_to_virt(physAddress)
+    except UsdmError as error:
+        return _failure(error, None)
+    if _failed:
+        _success()
+    return address
 
 
 def qaeRegisterDevice(fd: int) -> int:
     """Register a VFIO container.
 
     Returns:
-        0, -1 when `fd` is no usable container, or 1 when it is one and cannot be registered (as the C library).
+        0, -1 when `fd` is no usable container or the hugepage mode is not possible, or 1 when it is a container and
+        cannot be registered (as the C library).
     """
-    status = _run(lambda: _zero(lambda: _driver.register_device(fd)), 1)
-    unusable = (errors.NotAContainer, errors.BadArgument, errors.Unsupported)
-    return -1 if isinstance(last_error(), unusable) else status
+    try:
+        _driver.register_device(fd)
+    except UsdmError as error:
+        unusable = (errors.NotAContainer, errors.BadArgument, errors.Unsupported, errors.HugepagesNotConfigured)
+        return _failure(error, -1 if isinstance(error, unusable) else 1)
+    _success()
+    return 0
 
 
 def qaeUnregisterDevice(fd: int) -> int:
@@ -172,7 +232,12 @@ def qaeUnregisterDevice(fd: int) -> int:
     Returns:
         0, or 1 on failure.
     """
-    return _run(lambda: _zero(lambda: _driver.unregister_device(fd)), 1)
+    try:
+        _driver.unregister_device(fd)
+    except UsdmError as error:
+        return _failure(error, 1)
+    _success()
+    return 0
 
 
 def qaeMemMapContiguousIova(virt: int | None, size: int) -> int:
@@ -181,7 +246,13 @@ def qaeMemMapContiguousIova(virt: int | None, size: int) -> int:
     Returns:
         The first IOVA, a multiple of 2 MiB, or 0.
     """
-    return _run(lambda: _driver.map(0 if virt is None else virt, size), 0)
+    try:
+        iova = _driver.map(virt, size)  # type: ignore[arg-type]  # None is NULL
+    except UsdmError as error:
+        return _failure(error, 0)
+    if _failed:
+        _success()
+    return iova
 
 
 def qaeMemUnmapContiguousIova(virt: int | None, size: int) -> int:
@@ -190,4 +261,10 @@ def qaeMemUnmapContiguousIova(virt: int | None, size: int) -> int:
     Returns:
         0, or 1 on failure.
     """
-    return _run(lambda: _zero(lambda: _driver.unmap(0 if virt is None else virt, size)), 1)
+    try:
+        _driver.unmap(virt, size)  # type: ignore[arg-type]  # None is NULL
+    except UsdmError as error:
+        return _failure(error, 1)
+    if _failed:
+        _success()
+    return 0

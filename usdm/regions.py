@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 
+from usdm.limits import IOVA_SLAB_SIZE
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from usdm.slab import Block
+
+    # first virtual address, its end, IOVA minus virtual address, which units are in use (None: all), blocks by address
+    Entry = tuple[int, int, int, bytearray | None, dict[int, Block]]
+
+_SHIFT = IOVA_SLAB_SIZE.bit_length() - 1
+_LAST = IOVA_SLAB_SIZE - 1
+
+_NO_BLOCKS: dict[int, Block] = {}
+# Stands where several regions share 2 MiB of virtual addresses: no address lies in it.
+_SHARED: Entry = (1, 0, 0, None, _NO_BLOCKS)
 
 
 class Region:
@@ -16,20 +30,24 @@ class Region:
         virt: First virtual address, a multiple of 4 KiB.
         size: Bytes, a multiple of 4 KiB.
         iova: First IOVA, a multiple of 2 MiB.
+        node: NUMA node that was asked for, -1 for any.
         owned: The memory belongs to USDM, which can give it back; otherwise it is the program's own.
+        kind: `slab`, `large` or `user`.
     """
 
-    __slots__ = ("iova", "size", "virt")
+    __slots__ = ("iova", "node", "size", "virt")
     owned = False
+    kind = "user"
 
-    def __init__(self, virt: int, size: int) -> None:
+    def __init__(self, virt: int, size: int, node: int = -1) -> None:
         self.virt = virt
         self.size = size
+        self.node = node
         self.iova = 0
 
-    def block(self, offset: int) -> tuple[int, int] | None:
-        """Return offset and size of what the program holds at `offset`, or None when it holds nothing there."""
-        return (0, self.size) if 0 <= offset < self.size else None
+    def entry(self) -> Entry:
+        """Return what a translation needs to know."""
+        return self.virt, self.virt + self.size, self.iova - self.virt, None, _NO_BLOCKS
 
 
 class UserMapping(Region):
@@ -39,68 +57,145 @@ class UserMapping(Region):
 
 
 class LargeAllocation(Region):
-    """One allocation with pages, a mapping and IOVA units of its own."""
+    """One allocation with pages, a mapping and IOVA units of its own; `asked` is the size asked for."""
 
-    __slots__ = ()
+    __slots__ = ("asked",)
     owned = True
+    kind = "large"
+
+    def __init__(self, virt: int, size: int, node: int, asked: int) -> None:
+        super().__init__(virt, size, node)
+        self.asked = asked
 
 
 class RegionTable:
     """All live regions. No two overlap, neither in virtual addresses nor in IOVAs.
 
     A region is either in both indexes or in none, so a translation ends with its mapping, for every page of it (D1, D9
-    of the C library), and both directions work for every kind of region in logarithmic time (A2).
+    of the C library), and both directions work for every kind of region (A2).
+
+    Both indexes are by 2 MiB. A region has whole units of 2 MiB of IOVA to itself, so that index is exact. Regions
+    can share 2 MiB of virtual addresses; such a piece has a short sorted list in `shared`.
+
+    Attributes:
+        virts: virtual address >> 21 to entry. Read without a lock; never replaced.
+        iovas: IOVA >> 21 to entry. Read without a lock; never replaced.
+        by_virt: First virtual address to region.
     """
 
     def __init__(self) -> None:
-        self._virts: list[int] = []
-        self._iovas: list[int] = []
-        self._by_virt: dict[int, Region] = {}
-        self._by_iova: dict[int, Region] = {}
+        self.virts: dict[int, Entry] = {}
+        self.iovas: dict[int, Entry] = {}
+        self.by_virt: dict[int, Region] = {}
+        self._shared: dict[int, list[Entry]] = {}
 
     def __len__(self) -> int:
-        return len(self._virts)
+        return len(self.by_virt)
 
     def __iter__(self) -> Iterator[Region]:
         """Give the regions by ascending virtual address; the table may change meanwhile."""
-        return iter([self._by_virt[virt] for virt in self._virts])
+        return iter([self.by_virt[virt] for virt in sorted(self.by_virt)])
 
     def add(self, region: Region) -> None:
         """Add a region that overlaps no other."""
-        insort(self._virts, region.virt)
-        insort(self._iovas, region.iova)
-        self._by_virt[region.virt] = region
-        self._by_iova[region.iova] = region
+        virt, size = region.virt, region.size
+        entry = region.entry()
+        first, last = virt >> _SHIFT, (virt + size - 1) >> _SHIFT
+        if self.virts.setdefault(first, entry) is not entry:
+            self._share(first, entry)
+        if first != last:
+            # Only the ends can be shared.
+            self.virts.update(dict.fromkeys(range(first + 1, last), entry))
+            if self.virts.setdefault(last, entry) is not entry:
+                self._share(last, entry)
+        unit = region.iova >> _SHIFT
+        if size <= IOVA_SLAB_SIZE:
+            self.iovas[unit] = entry
+        else:
+            self.iovas.update(dict.fromkeys(range(unit, unit + ((size + _LAST) >> _SHIFT)), entry))
+        self.by_virt[virt] = region
 
     def remove(self, region: Region) -> None:
         """Remove a region: its translations end."""
-        del self._virts[bisect_left(self._virts, region.virt)]
-        del self._iovas[bisect_left(self._iovas, region.iova)]
-        del self._by_virt[region.virt]
-        del self._by_iova[region.iova]
+        virt, size = region.virt, region.size
+        del self.by_virt[virt]
+        first, last = virt >> _SHIFT, (virt + size - 1) >> _SHIFT
+        if first in self._shared:
+            self._unshare(first, virt)
+        else:
+            del self.virts[first]
+        if first != last:
+            for piece in range(first + 1, last):
+                del self.virts[piece]
+            if last in self._shared:
+                self._unshare(last, virt)
+            else:
+                del self.virts[last]
+        unit = region.iova >> _SHIFT
+        if size <= IOVA_SLAB_SIZE:
+            del self.iovas[unit]
+        else:
+            for each in range(unit, unit + ((size + _LAST) >> _SHIFT)):
+                del self.iovas[each]
+
+    def clear(self) -> None:
+        """Remove all regions."""
+        self.by_virt.clear()
+        self.virts.clear()
+        self.iovas.clear()
+        self._shared.clear()
+
+    def entry_at(self, address: int) -> Entry | None:
+        """Return the entry of the region that holds a virtual address."""
+        entry = self.virts.get(address >> _SHIFT)
+        if entry is _SHARED:
+            entries = self._shared[address >> _SHIFT]
+            index = _after(entries, address) - 1
+            entry = entries[index] if index >= 0 else None
+        return entry if entry is not None and entry[0] <= address < entry[1] else None
 
     def at_virt(self, address: int) -> Region | None:
         """Return the region that holds a virtual address."""
-        index = bisect_right(self._virts, address) - 1
-        if index < 0:
-            return None
-        region = self._by_virt[self._virts[index]]
-        return region if address < region.virt + region.size else None
-
-    def at_iova(self, iova: int) -> Region | None:
-        """Return the region that holds an IOVA."""
-        index = bisect_right(self._iovas, iova) - 1
-        if index < 0:
-            return None
-        region = self._by_iova[self._iovas[index]]
-        return region if iova < region.iova + region.size else None
+        entry = self.entry_at(address)
+        return None if entry is None else self.by_virt[entry[0]]
 
     def overlapping(self, virt: int, size: int) -> Region | None:
         """Return the first region that shares a byte with a virtual range."""
-        first = self.at_virt(virt)
-        if first is not None:
-            return first
-        index = bisect_left(self._virts, virt)
-        if index < len(self._virts) and self._virts[index] < virt + size:
-            return self._by_virt[self._virts[index]]
+        end = virt + size
+        first, last = virt >> _SHIFT, (end - 1) >> _SHIFT
+        if last - first > 1 and self.virts.keys().isdisjoint(range(first + 1, last)):
+            pieces: tuple[int, ...] | range = (first, last)
+        else:
+            pieces = range(first, last + 1)
+        for piece in pieces:
+            entry = self.virts.get(piece)
+            if entry is None:
+                continue
+            entries = self._shared[piece] if entry is _SHARED else [entry]
+            for entry in entries[max(0, _after(entries, virt) - 1) :]:
+                if entry[0] >= end:
+                    break
+                if virt < entry[1]:
+                    return self.by_virt[entry[0]]
         return None
+
+    def _share(self, piece: int, entry: Entry) -> None:
+        if piece not in self._shared:
+            self._shared[piece] = [self.virts[piece]]
+            self.virts[piece] = _SHARED
+        insort(self._shared[piece], entry, key=_first)
+
+    def _unshare(self, piece: int, virt: int) -> None:
+        entries = self._shared[piece]
+        del entries[bisect_left(entries, virt, key=_first)]
+        if len(entries) == 1:
+            self.virts[piece] = entries[0]
+            del self._shared[piece]
+
+
+def _first(entry: Entry) -> int:
+    return entry[0]
+
+
+def _after(entries: list[Entry], address: int) -> int:
+    return bisect_right(entries, address, key=_first)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+
 from usdm import errors
 from usdm.iova import IovaSpace
 from usdm.limits import IOVA_SLAB_SIZE
-from usdm.regions import RegionTable
+from usdm.regions import RegionTable, UserMapping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,15 +23,29 @@ class AddressSpace:
     Attributes:
         regions: The live regions.
         container: The container that maps them, or None.
+        maps_users: Memory of the program can be mapped: there is a container with an IOMMU, and it is allowed.
+        maps, unmaps: How many mappings of the program's memory were made and ended.
     """
 
     def __init__(self) -> None:
         self.regions = RegionTable()
         self.container: AttachedContainer | None = None
+        self.maps_users = False
+        self.maps = 0
+        self.unmaps = 0
         self._iovas = IovaSpace()
 
-    def attach(self, container: AttachedContainer) -> None:
+    @property
+    def iovas(self) -> IovaSpace:
+        """Which IOVAs are free."""
+        return self._iovas
+
+    def attach(self, container: AttachedContainer, *, users: bool = True) -> None:
         """Map every region into a container, each at the IOVA it has. After a failure none is mapped (R1).
+
+        Args:
+            container: The container.
+            users: Memory of the program may be mapped too.
 
         Raises:
             IovaOutOfRange: The container cannot translate the IOVA of a region.
@@ -43,12 +59,13 @@ class AddressSpace:
             return
         # A new space from the ranges of this container, before anything else uses them (D11, D12).
         iovas = IovaSpace(container.iova_ranges, self._iovas.cursor)
-        for region in self.regions:
+        regions = sorted(self.regions, key=_iova)
+        for region in regions:
             if not iovas.reserve(region.iova, region.size):
                 raise errors.IovaOutOfRange("fd", container.fd, f"IOVA {region.iova:#x}, size {region.size:#x}")
         mapped: list[Region] = []
         try:
-            for region in self.regions:
+            for region in regions:
                 container.map(region.virt, region.iova, region.size)
                 mapped.append(region)
         except BaseException as error:
@@ -60,6 +77,7 @@ class AddressSpace:
             raise
         self._iovas = iovas
         self.container = container
+        self.maps_users = users
 
     def detach(self) -> None:
         """Unmap everything and forget the container. User mappings end (D10); owned memory keeps its IOVA.
@@ -69,6 +87,7 @@ class AddressSpace:
         Raises:
             UnmapFailed: The kernel refused one or more; the container is forgotten all the same.
         """
+        self.maps_users = False
         container, self.container = self.container, None
         if container is None:
             return
@@ -79,13 +98,42 @@ class AddressSpace:
             except errors.UnmapFailed as error:
                 failures.append(error)
             if not region.owned:
-                self.regions.remove(region)
-                self._iovas.release(region.iova, region.size)
+                self.forget(region)
         container.close()
         if failures:
             for other in failures[1:]:
                 failures[0].add_note(f"also: {other}")
             raise failures[0]
+
+    def map(self, virt: int, size: int) -> int:
+        """Map memory of the program and return its IOVA. There is a container with an IOMMU.
+
+        Raises:
+            AlreadyMapped, AllocatedMemory, AddressNotAccessible, NoIovaSpace, MapFailed: As `Usdm.map`.
+        """
+        other = self.regions.overlapping(virt, size)
+        if other is not None:
+            kind = errors.AllocatedMemory if other.owned else errors.AlreadyMapped
+            raise kind("virt", virt, f"{other.virt:#x}, size {other.size:#x}, is in use")
+        region = UserMapping(virt, size)
+        self.enter(region)
+        self.maps += 1
+        return region.iova
+
+    def unmap(self, virt: int, size: int) -> None:
+        """End a mapping of the program's memory.
+
+        Raises:
+            NotMapped, AllocatedMemory, InteriorPointer, SizeMismatch, UnmapFailed: As `Usdm.unmap`.
+        """
+        region = self.regions.by_virt.get(virt)
+        if region is None or region.owned or region.size != size:
+            raise self._refusal(virt, size)
+        removed = self.leave(region)
+        self.unmaps += 1
+        if removed != size:
+            detail = f"{removed:#x} of {size:#x} bytes at IOVA {region.iova:#x} were unmapped"
+            raise errors.UnmapFailed("virt", virt, errno.ENOENT, detail)
 
     def enter(self, region: Region, alignment: int = IOVA_SLAB_SIZE) -> None:
         """Give a region an IOVA, a DMA mapping and translations, or nothing of it.
@@ -96,14 +144,14 @@ class AddressSpace:
 
         Raises:
             NoIovaSpace: No gap is large enough.
-            MapFailed: The kernel refused. The next attempt uses other IOVAs.
+            MapFailed, AddressNotAccessible: The kernel refused. The next attempt uses other IOVAs.
         """
-        region.iova = self._iovas.allocate(region.size, alignment)
+        iova = region.iova = self._iovas.allocate(region.size, alignment)
         if self.container is not None:
             try:
-                self.container.map(region.virt, region.iova, region.size)
+                self.container.map(region.virt, iova, region.size)
             except BaseException:
-                self._iovas.release(region.iova, region.size)
+                self._iovas.release(iova, region.size)
                 raise
         self.regions.add(region)
 
@@ -118,7 +166,7 @@ class AddressSpace:
         """
         removed = region.size
         if self.container is not None:
-            removed = self.container.unmap(region.iova, region.size)
+            removed = self.container.unmap(region.iova, removed)
         self.regions.remove(region)
         self._iovas.release(region.iova, region.size)
         return removed
@@ -127,3 +175,23 @@ class AddressSpace:
         """End a region whose DMA mapping has ended otherwise."""
         self.regions.remove(region)
         self._iovas.release(region.iova, region.size)
+
+    def forget_all(self) -> None:
+        """End all regions. There must be no container any more."""
+        for region in self.regions:
+            self._iovas.release(region.iova, region.size)
+        self.regions.clear()
+
+    def _refusal(self, virt: int, size: int) -> errors.UsdmError:
+        region = self.regions.at_virt(virt)
+        if region is None:
+            return errors.NotMapped("virt", virt)
+        if region.owned:
+            return errors.AllocatedMemory("virt", virt)
+        if region.virt != virt:
+            return errors.InteriorPointer("virt", virt, f"the mapping starts at {region.virt:#x}")
+        return errors.SizeMismatch("size", size, f"mapped were {region.size:#x}")
+
+
+def _iova(region: Region) -> int:
+    return region.iova

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Self
 
-    from usdm.container import Ioctl
+    from usdm.kernel import Ioctl
 
 SYSFS_DEVICES = "/sys/bus/pci/devices"
 DEV_VFIO = "/dev/vfio"

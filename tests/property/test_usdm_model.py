@@ -63,7 +63,7 @@ class Model(RuleBasedStateMachine):
     def register_fails(self) -> None:
         fd = self.vfio.open(FakeContainer(ranges=RANGES))
         self.vfio.fail(MAP, errno.ENOMEM)
-        self.expect(errors.MapFailed, self.usdm.register_device, fd)
+        self.expect(errors.LockedMemoryLimit, self.usdm.register_device, fd)
         assert self.vfio.of(fd).entries == {}
 
     @precondition(lambda self: self.count > 0)
@@ -89,7 +89,7 @@ class Model(RuleBasedStateMachine):
             expected = errors.AlreadyMapped
         elif fails:
             self.vfio.fail(MAP, errno.ENOSPC)
-            expected = errors.MapFailed
+            expected = errors.TooManyMappings
         iova = self.expect(expected, self.usdm.map, self.buffer.address + page * PAGE, pages * PAGE)
         if iova is not None:
             assert iova % SLAB == 0

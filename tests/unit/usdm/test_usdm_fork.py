@@ -63,12 +63,12 @@ def test_f1_a_child_cannot_touch_the_parents_container(usdm: Usdm, vfio: FakeVfi
 
 
 def test_f2_a_lock_that_was_held_at_the_fork_hangs_nobody(usdm: Usdm, fd: int) -> None:
-    with usdm._locked():
+    with usdm._lock:
         assert in_child(lambda: refused(lambda: usdm.allocate(PAGE)))
 
 
 def test_an_unused_state_with_a_held_lock_is_not_adopted(usdm: Usdm) -> None:
-    with usdm._locked():
+    with usdm._lock:
         assert in_child(lambda: refused(lambda: usdm.allocate(PAGE)))
 
 

@@ -60,11 +60,6 @@ def test_bad_alignments(usdm: Usdm, alignment: int) -> None:
         usdm.allocate(1, -1, alignment)
 
 
-@pytest.mark.parametrize("node", [-1, 0, 99, -7, -(1 << 31), (1 << 31) - 1])
-def test_every_node_is_taken(usdm: Usdm, node: int) -> None:
-    assert usdm.allocate(1, node, 1)
-
-
 def test_the_order_of_the_checks_is_that_of_the_c_library(usdm: Usdm) -> None:
     with pytest.raises(errors.BadSize):
         usdm.allocate(0, -1, 0)
@@ -229,20 +224,6 @@ def test_no_iova_left(vfio: FakeVfio, usdm: Usdm) -> None:
     with pytest.raises(errors.NoIovaSpace):
         usdm.allocate(2 * MIB)
     assert usdm.allocate(KIB)
-
-
-def test_no_memory(usdm: Usdm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_mmap", lambda *_: (1 << 64) - 1)
-    with pytest.raises(errors.NoMemory):
-        usdm.allocate(KIB)
-    with pytest.raises(errors.NoMemory):
-        usdm.allocate(3 * MIB)
-
-
-def test_no_madvise(usdm: Usdm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_madvise", lambda *_: -1)
-    with pytest.raises(errors.NoMemory, match="MADV_DONTFORK"):
-        usdm.allocate(KIB)
 
 
 def test_plain_memory(usdm: Usdm) -> None:

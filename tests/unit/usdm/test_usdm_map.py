@@ -7,8 +7,9 @@ import mmap
 import pytest
 from usdm_fake_vfio import MAP, RANGES_39, UNMAP, Factory, FakeContainer, FakeVfio
 
-from usdm import errors, memory
+from usdm import errors
 from usdm.driver import Usdm
+from usdm.kernel import Kernel, libc
 
 PAGE, MIB, GIB = 4096, 1 << 20, 1 << 30
 
@@ -94,8 +95,8 @@ def test_nothing_registered(usdm: Usdm, buffer: Factory) -> None:
 
 def test_not_accessible(usdm: Usdm, vfio: FakeVfio, fd: int, buffer: Factory) -> None:
     virt = buffer(4 * PAGE).address
-    hole = memory.allocate_pages(3 * PAGE)
-    memory.free_pages(hole + PAGE, PAGE)
+    hole = Kernel().mmap(3 * PAGE)
+    Kernel().munmap(hole + PAGE, PAGE)
     for address, size in ((hole, 3 * PAGE), (hole + PAGE, PAGE), (0x1000, PAGE), ((1 << 47) - PAGE, PAGE)):
         with pytest.raises(errors.AddressNotAccessible):
             usdm.map(address, size)
@@ -103,18 +104,18 @@ def test_not_accessible(usdm: Usdm, vfio: FakeVfio, fd: int, buffer: Factory) ->
         usdm.map((1 << 64) - 2 * PAGE, PAGE)
     assert vfio.calls == []
     assert usdm.map(virt, 4 * PAGE)
-    memory.free_pages(hole, PAGE)
-    memory.free_pages(hole + 2 * PAGE, PAGE)
+    Kernel().munmap(hole, PAGE)
+    Kernel().munmap(hole + 2 * PAGE, PAGE)
 
 
 def test_read_only_memory_is_the_kernels_refusal(usdm: Usdm, vfio: FakeVfio, fd: int) -> None:
     vfio.check_memory = True
-    virt = memory.allocate_pages(PAGE)
-    memory._libc.mprotect(ctypes.c_void_p(virt), PAGE, mmap.PROT_READ)
+    virt = Kernel().mmap(PAGE)
+    libc.mprotect(ctypes.c_void_p(virt), PAGE, mmap.PROT_READ)
     with pytest.raises(errors.MapFailed, match="read-only") as caught:
         usdm.map(virt, PAGE)
     assert caught.value.errno == errno.EFAULT
-    memory.free_pages(virt, PAGE)
+    Kernel().munmap(virt, PAGE)
 
 
 @pytest.mark.parametrize(

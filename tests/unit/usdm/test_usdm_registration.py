@@ -83,7 +83,7 @@ def test_a_number_given_again_is_another_container(usdm: Usdm, vfio: FakeVfio) -
 def test_kernels_that_cannot_compare_leave_the_numbers(
     usdm: Usdm, vfio: FakeVfio, fd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("usdm.container.same_file", lambda *_: None)
+    monkeypatch.setattr("usdm.kernel.Kernel.same_file", lambda *_: None)
     usdm.register_device(fd)
     copy = os.dup(fd)
     with pytest.raises(errors.WrongContainer):

@@ -72,7 +72,7 @@ class FakeContainer:
             raise OSError(errno.EINVAL, "map")
         if len(self.entries) >= self.limit:
             raise OSError(errno.ENOSPC, "map")
-        if check_memory and not is_mapped(vaddr, size, write=bool(flags & 2)):
+        if not is_there(vaddr, size) or (check_memory and not is_mapped(vaddr, size, write=bool(flags & 2))):
             raise OSError(errno.EFAULT, "map")
         self.entries[iova] = (vaddr, size)
 
@@ -98,6 +98,12 @@ def descriptors() -> set[str]:
     return {entry.name for entry in Path("/proc/self/fd").iterdir()}
 
 
+def is_there(start: int, size: int) -> bool:
+    """Tell whether a range is mapped in this process, whether it is writable or not."""
+    answer = ctypes.create_string_buffer(size // 4096)
+    return ctypes.CDLL(None).mincore(ctypes.c_void_p(start), ctypes.c_size_t(size), answer) == 0
+
+
 def is_mapped(start: int, size: int, write: bool) -> bool:
     """Tell from /proc/self/maps whether a range is mapped (and writable)."""
     at = start
@@ -113,7 +119,10 @@ def is_mapped(start: int, size: int, write: bool) -> bool:
 
 
 class FakeVfio:
-    """Open containers, and the ioctl function that serves them."""
+    """Open containers, and the ioctl function that serves them.
+
+    `check_memory`: read-only memory cannot be mapped for writing; otherwise memory only has to be there.
+    """
 
     def __init__(self, check_memory: bool = False) -> None:
         self.check_memory = check_memory
