@@ -12,6 +12,7 @@ from typing import Literal
 from harness.errors import HarnessError
 from harness.image.apt import KEYRING
 from harness.image.build import find_image
+from harness.image.library import find_library, library_names
 from harness.image.mirror import host_mirror
 from harness.image.recipe import load_recipe, recipe_names
 from harness.machine.accel import decide
@@ -59,6 +60,7 @@ def examine() -> list[Finding]:
     findings += [_keyring(), _mirror(), _memory(), _disk()]
     findings += _builds()
     findings += [_image(name) for name in recipe_names()]
+    findings += [_library(name) for name in library_names()]
     findings.append(templates_finding())
     return findings
 
@@ -153,6 +155,15 @@ def _image(name: str) -> Finding:
         return Finding(title, "ok", find_image(name).kernel_release)
     except HarnessError as error:
         return Finding(title, "warn", error.message, f"harness image build {name}")
+
+
+def _library(name: str) -> Finding:
+    title = f"libusdm {name} (--libusdm {name})"
+    try:
+        return Finding(title, "ok", find_library(name).version)
+    except HarnessError:
+        # Only --implementation libusdm and both want it.
+        return Finding(title, "ok", f"not in the cache; 'harness fetch --libusdm {name}' gets it")
 
 
 def templates_finding() -> Finding:
