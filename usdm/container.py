@@ -9,11 +9,15 @@ import os
 from usdm import errors, vfio_uapi
 from usdm.kernel import Kernel
 from usdm.limits import DEFAULT_IOVA_RANGES, PAGE_SIZE
+from usdm.vfio_uapi import IOMMU_MAP_DMA, IOMMU_UNMAP_DMA, RANGE_AT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from usdm.kernel import Ioctl
 
+_pack_map = vfio_uapi.MAP_RANGE.pack_into
+_pack_unmap = vfio_uapi.UNMAP_RANGE.pack_into
+_unpack_unmap = vfio_uapi.UNMAP_RANGE.unpack_from
 _READ_WRITE = vfio_uapi.MAP_FLAG_READ | vfio_uapi.MAP_FLAG_WRITE
 
 
@@ -148,9 +152,9 @@ class AttachedContainer:
             MapFailed: The kernel refused for another reason.
         """
         request = self._map
-        vfio_uapi.set_map_range(request, vaddr, iova, size)
+        _pack_map(request, RANGE_AT, vaddr, iova, size)
         try:
-            self._ioctl(self._own, vfio_uapi.IOMMU_MAP_DMA, request)
+            self._ioctl(self._own, IOMMU_MAP_DMA, request)
         except OSError as error:
             if error.errno == errno.EFAULT and not self._kernel.is_accessible(vaddr, size):
                 raise errors.AddressNotAccessible("virt", vaddr, f"size {size:#x}") from error
@@ -159,12 +163,13 @@ class AttachedContainer:
     def unmap(self, iova: int, size: int) -> int:
         """Unmap and return the number of bytes that the kernel unmapped; raises `UnmapFailed`."""
         request = self._unmap
-        vfio_uapi.set_unmap_range(request, iova, size)
+        _pack_unmap(request, RANGE_AT, iova, size)
         try:
-            self._ioctl(self._own, vfio_uapi.IOMMU_UNMAP_DMA, request)
+            self._ioctl(self._own, IOMMU_UNMAP_DMA, request)
         except OSError as error:
             raise errors.UnmapFailed("iova", iova, error.errno or 0, f"size {size:#x}") from error
-        return vfio_uapi.unmapped_size(request)
+        removed: int = _unpack_unmap(request, RANGE_AT)[1]
+        return removed
 
     def close(self) -> None:
         """Give up the descriptor; the caller's own stays."""

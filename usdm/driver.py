@@ -9,6 +9,7 @@ unusual, wrong or refused goes the long way, which makes every check in the docu
 from __future__ import annotations
 
 from _thread import get_ident  # what threading wraps, without its imports
+from bisect import bisect_left
 
 from usdm import check, errors
 from usdm.limits import MAX_MAPPING
@@ -229,12 +230,17 @@ class Usdm(State):
             low, high, distance, live, _ = self._virts[address >> 21]
             if low <= address < high and (live is None or live[address - low >> 10]):
                 return address + distance
-        except (KeyError, TypeError):
+            if high == 0:  # several regions share these 2 MiB
+                entries = self._shared[address >> 21]
+                low, high, distance, _, _ = entries[bisect_left(entries, (address + 1,)) - 1]
+                if low <= address < high:
+                    return address + distance
+        except (KeyError, IndexError, TypeError):
             pass
         address = check.address("pVirtAddr", address)
         with self._lock:
             self._begin()
-            # Several regions share these 2 MiB, or there is none.
+            # The short way can have met a change of another thread.
             entry = self._space.regions.entry_at(address)
         if entry is None or (entry[3] is not None and not entry[3][address - entry[0] >> 10]):
             raise errors.NotMapped("pVirtAddr", address)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 
 from usdm.limits import IOVA_SLAB_SIZE
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     # first virtual address, its end, IOVA minus virtual address, which units are in use (None: all), blocks by address
     Entry = tuple[int, int, int, bytearray | None, dict[int, Block]]
 
-_SHIFT = IOVA_SLAB_SIZE.bit_length() - 1
 _LAST = IOVA_SLAB_SIZE - 1
 
 _NO_BLOCKS: dict[int, Block] = {}
@@ -55,6 +54,12 @@ class UserMapping(Region):
 
     __slots__ = ()
 
+    def __init__(self, virt: int, size: int, iova: int) -> None:
+        self.virt = virt
+        self.size = size
+        self.iova = iova
+        self.node = -1
+
 
 class LargeAllocation(Region):
     """One allocation with pages, a mapping and IOVA units of its own; `asked` is the size asked for."""
@@ -75,11 +80,13 @@ class RegionTable:
     of the C library), and both directions work for every kind of region (A2).
 
     Both indexes are by 2 MiB. A region has whole units of 2 MiB of IOVA to itself, so that index is exact. Regions
-    can share 2 MiB of virtual addresses; such a piece has a short sorted list in `shared`.
+    can share 2 MiB of virtual addresses; such a piece has a short sorted list in `shared`, and in `virts` an entry that
+    ends at 0. What is read without a lock can be old by one change: every reader looks whether the entry fits.
 
     Attributes:
         virts: virtual address >> 21 to entry. Read without a lock; never replaced.
         iovas: IOVA >> 21 to entry. Read without a lock; never replaced.
+        shared: virtual address >> 21 to the entries of several regions. Read without a lock; never replaced.
         by_virt: First virtual address to region.
     """
 
@@ -87,7 +94,7 @@ class RegionTable:
         self.virts: dict[int, Entry] = {}
         self.iovas: dict[int, Entry] = {}
         self.by_virt: dict[int, Region] = {}
-        self._shared: dict[int, list[Entry]] = {}
+        self.shared: dict[int, list[Entry]] = {}
 
     def __len__(self) -> int:
         return len(self.by_virt)
@@ -100,7 +107,7 @@ class RegionTable:
         """Add a region that overlaps no other."""
         virt, size = region.virt, region.size
         entry = region.entry()
-        first, last = virt >> _SHIFT, (virt + size - 1) >> _SHIFT
+        first, last = virt >> 21, (virt + size - 1) >> 21
         if self.virts.setdefault(first, entry) is not entry:
             self._share(first, entry)
         if first != last:
@@ -108,34 +115,43 @@ class RegionTable:
             self.virts.update(dict.fromkeys(range(first + 1, last), entry))
             if self.virts.setdefault(last, entry) is not entry:
                 self._share(last, entry)
-        unit = region.iova >> _SHIFT
+        unit = region.iova >> 21
         if size <= IOVA_SLAB_SIZE:
             self.iovas[unit] = entry
         else:
-            self.iovas.update(dict.fromkeys(range(unit, unit + ((size + _LAST) >> _SHIFT)), entry))
+            self.iovas.update(dict.fromkeys(range(unit, unit + ((size + _LAST) >> 21)), entry))
         self.by_virt[virt] = region
+
+    def add_alone(self, region: Region) -> None:
+        """Add a region that no other shares its 2 MiB of virtual addresses with."""
+        virt, iova = region.virt, region.iova
+        self.by_virt[virt] = region
+        self.virts[virt >> 21] = self.iovas[iova >> 21] = (virt, virt + region.size, iova - virt, None, _NO_BLOCKS)
 
     def remove(self, region: Region) -> None:
         """Remove a region: its translations end."""
         virt, size = region.virt, region.size
         del self.by_virt[virt]
-        first, last = virt >> _SHIFT, (virt + size - 1) >> _SHIFT
-        if first in self._shared:
+        first, last = virt >> 21, (virt + size - 1) >> 21
+        if first == last and first not in self.shared:
+            del self.virts[first], self.iovas[region.iova >> 21]
+            return
+        if first in self.shared:
             self._unshare(first, virt)
         else:
             del self.virts[first]
         if first != last:
             for piece in range(first + 1, last):
                 del self.virts[piece]
-            if last in self._shared:
+            if last in self.shared:
                 self._unshare(last, virt)
             else:
                 del self.virts[last]
-        unit = region.iova >> _SHIFT
+        unit = region.iova >> 21
         if size <= IOVA_SLAB_SIZE:
             del self.iovas[unit]
         else:
-            for each in range(unit, unit + ((size + _LAST) >> _SHIFT)):
+            for each in range(unit, unit + ((size + _LAST) >> 21)):
                 del self.iovas[each]
 
     def clear(self) -> None:
@@ -143,13 +159,13 @@ class RegionTable:
         self.by_virt.clear()
         self.virts.clear()
         self.iovas.clear()
-        self._shared.clear()
+        self.shared.clear()
 
     def entry_at(self, address: int) -> Entry | None:
         """Return the entry of the region that holds a virtual address."""
-        entry = self.virts.get(address >> _SHIFT)
+        entry = self.virts.get(address >> 21)
         if entry is _SHARED:
-            entries = self._shared[address >> _SHIFT]
+            entries = self.shared[address >> 21]
             index = _after(entries, address) - 1
             entry = entries[index] if index >= 0 else None
         return entry if entry is not None and entry[0] <= address < entry[1] else None
@@ -162,7 +178,7 @@ class RegionTable:
     def overlapping(self, virt: int, size: int) -> Region | None:
         """Return the first region that shares a byte with a virtual range."""
         end = virt + size
-        first, last = virt >> _SHIFT, (end - 1) >> _SHIFT
+        first, last = virt >> 21, (end - 1) >> 21
         if last - first > 1 and self.virts.keys().isdisjoint(range(first + 1, last)):
             pieces: tuple[int, ...] | range = (first, last)
         else:
@@ -171,7 +187,7 @@ class RegionTable:
             entry = self.virts.get(piece)
             if entry is None:
                 continue
-            entries = self._shared[piece] if entry is _SHARED else [entry]
+            entries = self.shared[piece] if entry is _SHARED else [entry]
             for entry in entries[max(0, _after(entries, virt) - 1) :]:
                 if entry[0] >= end:
                     break
@@ -180,22 +196,19 @@ class RegionTable:
         return None
 
     def _share(self, piece: int, entry: Entry) -> None:
-        if piece not in self._shared:
-            self._shared[piece] = [self.virts[piece]]
+        if piece not in self.shared:
+            self.shared[piece] = [self.virts[piece]]
             self.virts[piece] = _SHARED
-        insort(self._shared[piece], entry, key=_first)
+        insort(self.shared[piece], entry)
 
     def _unshare(self, piece: int, virt: int) -> None:
-        entries = self._shared[piece]
-        del entries[bisect_left(entries, virt, key=_first)]
+        entries = self.shared[piece]
+        del entries[bisect_left(entries, (virt,))]
         if len(entries) == 1:
             self.virts[piece] = entries[0]
-            del self._shared[piece]
-
-
-def _first(entry: Entry) -> int:
-    return entry[0]
+            del self.shared[piece]
 
 
 def _after(entries: list[Entry], address: int) -> int:
-    return bisect_right(entries, address, key=_first)
+    """Return the index of the first entry that begins behind an address."""
+    return bisect_left(entries, (address + 1,))

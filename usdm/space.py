@@ -60,9 +60,9 @@ class AddressSpace:
         # A new space from the ranges of this container, before anything else uses them (D11, D12).
         iovas = IovaSpace(container.iova_ranges, self._iovas.cursor)
         regions = sorted(self.regions, key=_iova)
-        for region in regions:
-            if not iovas.reserve(region.iova, region.size):
-                raise errors.IovaOutOfRange("fd", container.fd, f"IOVA {region.iova:#x}, size {region.size:#x}")
+        for iova, size in _spans(regions):
+            if not iovas.reserve(iova, size):
+                raise errors.IovaOutOfRange("fd", container.fd, f"IOVA {iova:#x}, size {size:#x}")
         mapped: list[Region] = []
         try:
             for region in regions:
@@ -111,14 +111,25 @@ class AddressSpace:
         Raises:
             AlreadyMapped, AllocatedMemory, AddressNotAccessible, NoIovaSpace, MapFailed: As `Usdm.map`.
         """
-        other = self.regions.overlapping(virt, size)
-        if other is not None:
-            kind = errors.AllocatedMemory if other.owned else errors.AlreadyMapped
-            raise kind("virt", virt, f"{other.virt:#x}, size {other.size:#x}, is in use")
-        region = UserMapping(virt, size)
-        self.enter(region)
+        regions, container = self.regions, self.container
+        alone = virt >> 21 not in regions.virts and (virt ^ virt + size - 1) >> 21 == 0
+        if not alone:
+            other = regions.overlapping(virt, size)
+            if other is not None:
+                kind = errors.AllocatedMemory if other.owned else errors.AlreadyMapped
+                raise kind("virt", virt, f"{other.virt:#x}, size {other.size:#x}, is in use")
+        iova = self._iovas.allocate(size)
+        try:
+            container.map(virt, iova, size)  # type: ignore[union-attr]  # the caller looked
+        except BaseException:
+            self._iovas.release(iova, size)
+            raise
+        if alone:
+            regions.add_alone(UserMapping(virt, size, iova))
+        else:
+            regions.add(UserMapping(virt, size, iova))
         self.maps += 1
-        return region.iova
+        return iova
 
     def unmap(self, virt: int, size: int) -> None:
         """End a mapping of the program's memory.
@@ -129,10 +140,13 @@ class AddressSpace:
         region = self.regions.by_virt.get(virt)
         if region is None or region.owned or region.size != size:
             raise self._refusal(virt, size)
-        removed = self.leave(region)
+        iova = region.iova
+        removed = size if self.container is None else self.container.unmap(iova, size)
+        self.regions.remove(region)
+        self._iovas.release(iova, size)
         self.unmaps += 1
         if removed != size:
-            detail = f"{removed:#x} of {size:#x} bytes at IOVA {region.iova:#x} were unmapped"
+            detail = f"{removed:#x} of {size:#x} bytes at IOVA {iova:#x} were unmapped"
             raise errors.UnmapFailed("virt", virt, errno.ENOENT, detail)
 
     def enter(self, region: Region, alignment: int = IOVA_SLAB_SIZE) -> None:
@@ -195,3 +209,15 @@ class AddressSpace:
 
 def _iova(region: Region) -> int:
     return region.iova
+
+
+def _spans(regions: list[Region]) -> list[tuple[int, int]]:
+    """Return IOVA and size of what regions, ascending by IOVA, take together."""
+    spans: list[tuple[int, int]] = []
+    for region in regions:
+        if spans and sum(spans[-1]) == region.iova:
+            iova, size = spans.pop()
+            spans.append((iova, size + region.size))
+        else:
+            spans.append((region.iova, region.size))
+    return spans

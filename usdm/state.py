@@ -69,6 +69,7 @@ class State(PlainMemory):
         # Read by the short ways. Before something is allocated or registered there is no short way.
         self._virts = self._space.regions.virts
         self._iovas = self._space.regions.iovas
+        self._shared = self._space.regions.shared
         self._queues = self._heap.queues
         self._offset = PAGE_SIZE - 1
         self._settings: Settings | None = None

@@ -63,9 +63,12 @@ IRQ_SET_ACTION_TRIGGER = 32
 
 _MAP = struct.Struct("=IIQQQ")
 _UNMAP = struct.Struct("=IIQQ")
-_MAP_RANGE = struct.Struct("=QQQ")
-_UNMAP_RANGE = struct.Struct("=QQ")
 _SIZE = struct.Struct("=Q")
+
+# Without the head: vaddr, IOVA, size of a `map_dma`; IOVA, size of an `unmap_dma`; both from RANGE_AT on.
+MAP_RANGE = struct.Struct("=QQQ")
+UNMAP_RANGE = struct.Struct("=QQ")
+RANGE_AT = 8
 _INFO = struct.Struct("=IIQII")
 _CAP = struct.Struct("=HHI")
 _STATUS = struct.Struct("=II")
@@ -119,16 +122,6 @@ def unmapped_size(answer: bytearray) -> int:
     """Return how many bytes the kernel says it unmapped."""
     size: int = _SIZE.unpack_from(answer, 16)[0]
     return size
-
-
-def set_map_range(request: bytearray, vaddr: int, iova: int, size: int) -> None:
-    """Write another range into a `map_dma`."""
-    _MAP_RANGE.pack_into(request, 8, vaddr, iova, size)
-
-
-def set_unmap_range(request: bytearray, iova: int, size: int) -> None:
-    """Write another range into an `unmap_dma`."""
-    _UNMAP_RANGE.pack_into(request, 8, iova, size)
 
 
 def iommu_info_request(size: int = INFO_SIZE) -> bytearray:
