@@ -8,17 +8,22 @@ from collections.abc import Iterator
 
 import pytest
 from usdm_fake_vfio import Factory, FakeContainer, FakeVfio
+from usdm_faulty_kernel import FaultyKernel
 
 from usdm import errors, qae_mem
 from usdm.driver import Usdm
 from usdm.qae_mem import (
     Pointer,
     last_error,
+    qaeAtFork,
     qaeMemAlloc,
     qaeMemAllocNUMA,
+    qaeMemDestroy,
     qaeMemFree,
     qaeMemFreeNonZeroNUMA,
     qaeMemFreeNUMA,
+    qaeMemInit,
+    qaeMemInitAndReturnFd,
     qaeMemMapContiguousIova,
     qaeMemUnmapContiguousIova,
     qaePhysToVirtNUMA,
@@ -121,6 +126,47 @@ def test_plain() -> None:
     qaeMemFree(pointer)
     assert pointer.value is None
     assert last_error() is None
+
+
+def test_init_and_destroy(vfio: FakeVfio) -> None:
+    assert qaeMemInit() == 0
+    fd = vfio.open()
+    assert qaeRegisterDevice(fd) == 0
+    address = qaeMemAllocNUMA(PAGE, -1, PAGE)
+    qaeMemDestroy()
+    assert last_error() is None
+    assert vfio.of(fd).entries == {}
+    assert (qaeVirtToPhysNUMA(address), name()) == (0, "NotMapped")
+    assert qaeMemAllocNUMA(PAGE, -1, PAGE)
+
+
+def test_freebsds_function() -> None:
+    descriptor = Pointer(5)
+    assert qaeMemInitAndReturnFd(descriptor) == 1
+    assert (descriptor.value, name()) == (5, "Unsupported")
+    assert "FreeBSD" in str(last_error())
+
+
+def test_hugepages_that_are_not_there(vfio: FakeVfio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qae_mem, "_driver", Usdm(kernel=FaultyKernel(vfio), hugepages=4))
+    for _ in range(2):
+        assert (qaeMemInit(), name()) == (-1, "HugepagesNotConfigured")
+        assert (qaeMemAllocNUMA(PAGE, -1, PAGE), name()) == (None, "HugepagesNotConfigured")
+        assert (qaeRegisterDevice(vfio.open()), name()) == (-1, "HugepagesNotConfigured")
+
+
+def test_thread_specific_mode(vfio: FakeVfio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qae_mem, "_driver", Usdm(vfio.ioctl, thread_specific=True))
+    assert (qaeMemMapContiguousIova(PAGE, PAGE), name()) == (0, "Unsupported")
+    assert (qaeMemUnmapContiguousIova(PAGE, PAGE), name()) == (1, "Unsupported")
+    assert qaeMemAllocNUMA(PAGE, -1, PAGE)
+
+
+def test_at_fork_in_a_parent() -> None:
+    address = qaeMemAllocNUMA(PAGE, -1, PAGE)
+    qaeAtFork()
+    assert last_error() is None
+    assert qaeVirtToPhysNUMA(address)
 
 
 def test_l1_the_last_error_is_of_the_thread_and_ends_with_a_success() -> None:
