@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 _LAST = IOVA_SLAB_SIZE - 1
 
-_NO_BLOCKS: dict[int, Block] = {}
+NO_BLOCKS: dict[int, Block] = {}
 # Stands where several regions share 2 MiB of virtual addresses: no address lies in it.
-_SHARED: Entry = (1, 0, 0, None, _NO_BLOCKS)
+_SHARED: Entry = (1, 0, 0, None, NO_BLOCKS)
 
 
 class Region:
@@ -38,27 +38,15 @@ class Region:
     owned = False
     kind = "user"
 
-    def __init__(self, virt: int, size: int, node: int = -1) -> None:
+    def __init__(self, virt: int, size: int, node: int = -1, iova: int = 0) -> None:
         self.virt = virt
         self.size = size
         self.node = node
-        self.iova = 0
+        self.iova = iova
 
     def entry(self) -> Entry:
         """Return what a translation needs to know."""
-        return self.virt, self.virt + self.size, self.iova - self.virt, None, _NO_BLOCKS
-
-
-class UserMapping(Region):
-    """Memory of the program, mapped by `map`."""
-
-    __slots__ = ()
-
-    def __init__(self, virt: int, size: int, iova: int) -> None:
-        self.virt = virt
-        self.size = size
-        self.iova = iova
-        self.node = -1
+        return self.virt, self.virt + self.size, self.iova - self.virt, None, NO_BLOCKS
 
 
 class LargeAllocation(Region):
@@ -87,27 +75,50 @@ class RegionTable:
         virts: virtual address >> 21 to entry. Read without a lock; never replaced.
         iovas: IOVA >> 21 to entry. Read without a lock; never replaced.
         shared: virtual address >> 21 to the entries of several regions. Read without a lock; never replaced.
-        by_virt: First virtual address to region.
+        owned: First virtual address to region, of memory that USDM owns.
+        users: First virtual address to entry, of memory of the program. There can be 65,535, made and ended often.
     """
 
     def __init__(self) -> None:
         self.virts: dict[int, Entry] = {}
         self.iovas: dict[int, Entry] = {}
-        self.by_virt: dict[int, Region] = {}
         self.shared: dict[int, list[Entry]] = {}
+        self.owned: dict[int, Region] = {}
+        self.users: dict[int, Entry] = {}
 
     def __len__(self) -> int:
-        return len(self.by_virt)
+        return len(self.owned) + len(self.users)
 
     def __iter__(self) -> Iterator[Region]:
         """Give the regions by ascending virtual address; the table may change meanwhile."""
-        return iter([self.by_virt[virt] for virt in sorted(self.by_virt)])
+        regions = [*self.owned.values(), *map(_user, self.users.values())]
+        return iter(sorted(regions, key=_virt))
 
     def add(self, region: Region) -> None:
         """Add a region that overlaps no other."""
-        virt, size = region.virt, region.size
         entry = region.entry()
-        first, last = virt >> 21, (virt + size - 1) >> 21
+        if region.owned:
+            self.owned[region.virt] = region
+        else:
+            self.users[region.virt] = entry
+        self.enter(entry)
+
+    def remove(self, region: Region) -> None:
+        """Remove a region: its translations end."""
+        entry = self.entry_at(region.virt)
+        (self.owned if region.owned else self.users).pop(region.virt)
+        if entry is not None:
+            self.leave(entry)
+
+    def clear(self) -> None:
+        """Remove all regions."""
+        for table in (self.virts, self.iovas, self.shared, self.owned, self.users):
+            table.clear()
+
+    def enter(self, entry: Entry) -> None:
+        """Add an entry to the indexes."""
+        virt, end, distance, _, _ = entry
+        first, last = virt >> 21, (end - 1) >> 21
         if self.virts.setdefault(first, entry) is not entry:
             self._share(first, entry)
         if first != last:
@@ -115,51 +126,33 @@ class RegionTable:
             self.virts.update(dict.fromkeys(range(first + 1, last), entry))
             if self.virts.setdefault(last, entry) is not entry:
                 self._share(last, entry)
-        unit = region.iova >> 21
-        if size <= IOVA_SLAB_SIZE:
+        unit = (virt + distance) >> 21
+        if end - virt <= IOVA_SLAB_SIZE:
             self.iovas[unit] = entry
         else:
-            self.iovas.update(dict.fromkeys(range(unit, unit + ((size + _LAST) >> 21)), entry))
-        self.by_virt[virt] = region
+            self.iovas.update(dict.fromkeys(range(unit, (end + distance + _LAST) >> 21), entry))
 
-    def add_alone(self, region: Region) -> None:
-        """Add a region that no other shares its 2 MiB of virtual addresses with."""
-        virt, iova = region.virt, region.iova
-        self.by_virt[virt] = region
-        self.virts[virt >> 21] = self.iovas[iova >> 21] = (virt, virt + region.size, iova - virt, None, _NO_BLOCKS)
-
-    def remove(self, region: Region) -> None:
-        """Remove a region: its translations end."""
-        virt, size = region.virt, region.size
-        del self.by_virt[virt]
-        first, last = virt >> 21, (virt + size - 1) >> 21
-        if first == last and first not in self.shared:
-            del self.virts[first], self.iovas[region.iova >> 21]
-            return
+    def leave(self, entry: Entry) -> None:
+        """Remove an entry from the indexes."""
+        virt, end, distance, _, _ = entry
+        first, last = virt >> 21, (end - 1) >> 21
         if first in self.shared:
             self._unshare(first, virt)
         else:
             del self.virts[first]
         if first != last:
-            for piece in range(first + 1, last):
-                del self.virts[piece]
             if last in self.shared:
                 self._unshare(last, virt)
             else:
                 del self.virts[last]
-        unit = region.iova >> 21
-        if size <= IOVA_SLAB_SIZE:
+            for piece in range(first + 1, last):
+                del self.virts[piece]
+        unit = (virt + distance) >> 21
+        if end - virt <= IOVA_SLAB_SIZE:
             del self.iovas[unit]
         else:
-            for each in range(unit, unit + ((size + _LAST) >> 21)):
+            for each in range(unit, (end + distance + _LAST) >> 21):
                 del self.iovas[each]
-
-    def clear(self) -> None:
-        """Remove all regions."""
-        self.by_virt.clear()
-        self.virts.clear()
-        self.iovas.clear()
-        self.shared.clear()
 
     def entry_at(self, address: int) -> Entry | None:
         """Return the entry of the region that holds a virtual address."""
@@ -173,7 +166,7 @@ class RegionTable:
     def at_virt(self, address: int) -> Region | None:
         """Return the region that holds a virtual address."""
         entry = self.entry_at(address)
-        return None if entry is None else self.by_virt[entry[0]]
+        return None if entry is None else self._region(entry)
 
     def overlapping(self, virt: int, size: int) -> Region | None:
         """Return the first region that shares a byte with a virtual range."""
@@ -192,8 +185,11 @@ class RegionTable:
                 if entry[0] >= end:
                     break
                 if virt < entry[1]:
-                    return self.by_virt[entry[0]]
+                    return self._region(entry)
         return None
+
+    def _region(self, entry: Entry) -> Region:
+        return self.owned.get(entry[0]) or _user(entry)
 
     def _share(self, piece: int, entry: Entry) -> None:
         if piece not in self.shared:
@@ -207,6 +203,14 @@ class RegionTable:
         if len(entries) == 1:
             self.virts[piece] = entries[0]
             del self.shared[piece]
+
+
+def _user(entry: Entry) -> Region:
+    return Region(entry[0], entry[1] - entry[0], -1, entry[0] + entry[2])
+
+
+def _virt(region: Region) -> int:
+    return region.virt
 
 
 def _after(entries: list[Entry], address: int) -> int:

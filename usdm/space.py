@@ -7,7 +7,7 @@ import errno
 from usdm import errors
 from usdm.iova import IovaSpace
 from usdm.limits import IOVA_SLAB_SIZE
-from usdm.regions import RegionTable, UserMapping
+from usdm.regions import NO_BLOCKS, RegionTable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,8 +111,8 @@ class AddressSpace:
         Raises:
             AlreadyMapped, AllocatedMemory, AddressNotAccessible, NoIovaSpace, MapFailed: As `Usdm.map`.
         """
-        regions, container = self.regions, self.container
-        alone = virt >> 21 not in regions.virts and (virt ^ virt + size - 1) >> 21 == 0
+        regions, end, piece = self.regions, virt + size, virt >> 21
+        alone = piece not in regions.virts and (end - 1) >> 21 == piece
         if not alone:
             other = regions.overlapping(virt, size)
             if other is not None:
@@ -120,14 +120,16 @@ class AddressSpace:
                 raise kind("virt", virt, f"{other.virt:#x}, size {other.size:#x}, is in use")
         iova = self._iovas.allocate(size)
         try:
-            container.map(virt, iova, size)  # type: ignore[union-attr]  # the caller looked
+            self.container.map(virt, iova, size)  # type: ignore[union-attr]  # the caller looked
         except BaseException:
             self._iovas.release(iova, size)
             raise
+        entry = (virt, end, iova - virt, None, NO_BLOCKS)
         if alone:
-            regions.add_alone(UserMapping(virt, size, iova))
+            regions.virts[piece] = regions.iovas[iova >> 21] = entry
         else:
-            regions.add(UserMapping(virt, size, iova))
+            regions.enter(entry)
+        regions.users[virt] = entry
         self.maps += 1
         return iova
 
@@ -137,12 +139,18 @@ class AddressSpace:
         Raises:
             NotMapped, AllocatedMemory, InteriorPointer, SizeMismatch, UnmapFailed: As `Usdm.unmap`.
         """
-        region = self.regions.by_virt.get(virt)
-        if region is None or region.owned or region.size != size:
+        regions, container = self.regions, self.container
+        entry = regions.users.get(virt)
+        if entry is None or entry[1] - virt != size:
             raise self._refusal(virt, size)
-        iova = region.iova
-        removed = size if self.container is None else self.container.unmap(iova, size)
-        self.regions.remove(region)
+        iova = virt + entry[2]
+        removed = size if container is None else container.unmap(iova, size)
+        piece = virt >> 21
+        if regions.virts[piece] is entry and (entry[1] - 1) >> 21 == piece:
+            del regions.virts[piece], regions.iovas[iova >> 21]
+        else:
+            regions.leave(entry)
+        del regions.users[virt]
         self._iovas.release(iova, size)
         self.unmaps += 1
         if removed != size:

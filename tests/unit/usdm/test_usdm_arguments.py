@@ -34,13 +34,13 @@ INT = [
 @pytest.mark.parametrize(("name", "arguments"), WORD)
 def test_words(usdm: Usdm, vfio: FakeVfio, fd: int, buffer: Factory, name: str, arguments: Any, bad: Any) -> None:
     usdm.map(buffer(4096).address, 4096)
-    regions, calls = list(usdm._space.regions), list(vfio.calls)
+    regions, calls = usdm.maps(), list(vfio.calls)
     with pytest.raises(errors.BadArgument) as caught:
         getattr(usdm, name)(*arguments(bad))
     assert isinstance(caught.value, TypeError)
     assert caught.value.value is bad
     assert caught.value.argument in str(caught.value)
-    assert list(usdm._space.regions) == regions
+    assert usdm.maps() == regions
     assert vfio.calls == calls
 
 
