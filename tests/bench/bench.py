@@ -12,6 +12,8 @@ from pathlib import Path
 
 from figures import Figure, Figures
 from guests import COLD_SSH, KERNEL, QEMU, SSH, Guests
+from usdm_speed import Choice
+from usdm_speed import measure as measure_usdm
 from virtme import measure
 
 from harness.run.options import RunOptions
@@ -74,18 +76,32 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20, help="how often each figure is taken (default 20)")
     parser.add_argument("--suites", type=int, default=3, help="how often the whole suite is run (default 3)")
     parser.add_argument("--no-virtme", action="store_true", help="leave the comparison with virtme-ng out")
+    parser.add_argument("--no-usdm", action="store_true", help="leave the comparison of usdm with libusdm out")
+    parser.add_argument("--only", choices=["guests", "usdm"], help="only the guests, or only usdm and libusdm")
+    parser.add_argument("--rounds", type=int, default=7, help="how often usdm and libusdm take turns (default 7)")
+    parser.add_argument("--usdm", type=Path, help="another usdm package to compare with libusdm")
+    parser.add_argument(
+        "--huge-pages", choices=["always", "never"], default="", help="transparent huge pages for that comparison"
+    )
+    parser.add_argument("--groups", nargs="+", default=[], help="only these groups of rows of that comparison")
     parser.add_argument("--json", type=Path, help="write the figures there")
     arguments = parser.parse_args()
     resources = prepare(RunOptions(fetch=True), say)
-    figures = Figures()
-    take(figures, resources, arguments.runs, arguments.suites, virtme=not arguments.no_virtme)
-    add_ratios(figures)
+    figures, usdm_facts = Figures(), {}
+    if arguments.only != "guests" and not arguments.no_usdm:
+        choice = Choice(arguments.rounds, arguments.usdm, arguments.huge_pages, arguments.groups)
+        with tempfile.TemporaryDirectory(prefix="harness-bench-") as scratch:
+            usdm_facts = measure_usdm(figures, resources, choice, Path(scratch), say)
+    if arguments.only != "usdm":
+        take(figures, resources, arguments.runs, arguments.suites, virtme=not arguments.no_virtme)
+        add_ratios(figures)
     emulation = resources.emulations[QEMU]
     facts = {
         **host_facts(),
         "qemu": emulation.build.version,
         "guest kernel": resources.images[KERNEL].kernel_release,
         "accelerator": f"{emulation.accelerator.accelerator} ({emulation.accelerator.reason})",
+        **usdm_facts,
     }
     for name, fact in facts.items():
         print(f"{name}: {fact}")
