@@ -110,7 +110,7 @@ def test_a_line_that_is_no_request_is_told(worker: WorkerProcess) -> None:
 
 def test_what_a_step_prints_does_not_reach_the_answers(payload: Path) -> None:
     module = payload / "usdm/driver.py"
-    module.write_text(module.read_text() + "\nprint('said')\nos.system('echo so too')\n")
+    module.write_text(module.read_text() + "\nimport os\nprint('said')\nos.system('echo so too')\n")
     worker = WorkerProcess(payload)
     assert worker.ask("unmap", address=4096, size=4096)["error"]["type"] == "NotMapped"
     status, out, err = worker.end()

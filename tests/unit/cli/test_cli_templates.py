@@ -35,7 +35,10 @@ RELEASE = "6.12.88+deb13-amd64"
 CAPABILITIES = Capabilities(
     machine_type="pc-q35-11.1",
     sandbox=True,
-    properties={"intel-iommu": frozenset({"intremap", "caching-mode", "aw-bits"})},
+    properties={
+        "intel-iommu": frozenset({"intremap", "caching-mode", "aw-bits"}),
+        "virtio-iommu-pci": frozenset({"aw-bits"}),
+    },
     migration=frozenset({"x-ignore-shared"}),
 )
 
@@ -208,7 +211,7 @@ def test_what_it_was_made_of_has_changed_so_it_is_not_current(host: Host, monkey
         host.capabilities = replace(CAPABILITIES, machine_type="pc-q35-11.2")
     else:
         other = replace(templates.build_payload(), key="p" * 64)
-        monkeypatch.setattr(templates, "build_payload", lambda: other)
+        monkeypatch.setattr(templates, "build_payload", lambda library=None: other)
     assert [one.current for one in list_known()] == [False]
     assert "removes the 1 that are not current" in invoke("list").stdout
 

@@ -243,8 +243,8 @@ def test_an_offset_is_added_and_named():
 
 def test_a_mapping_of_a_part_tells_where_the_whole_would_begin():
     mapping = {"map": {"buffer": "b", "offset": 0x1000, "size": 4096}}
-    lines, log = hit(0x501000)
-    bound = ran(0, "map", args={"buffer": "b", "offset": 0x1000, "size": 4096}, iova=0x501000)
+    lines, log = hit(0x600000)
+    bound = ran(0, "map", args={"buffer": "b", "offset": 0x1000, "size": 4096}, iova=0x600000)
     found = evidence(bound, ran(1, "dma_write", **lines), log=log)
     assert judge(scenario([mapping, LATE], [buffer_fault(offset=0x1000)]), found).passed
     assert not judge(scenario([mapping, LATE], [buffer_fault(offset=0)]), found).passed

@@ -28,6 +28,9 @@ KEYS = sorted(
             "faults",
             "kernel_log",
             "needs",
+            "libusdm",
+            "defect",
+            "versions",
             "timeout",
             "devices",
             "at",
@@ -122,14 +125,15 @@ def test_any_data(data: dict[str, Any]) -> None:
     judged(yaml.safe_dump(data, allow_unicode=True))
 
 
+KNOWN = st.fixed_dictionaries({}, optional={"defect": VALUES, "versions": VALUES, "expect": VALUES}) | VALUES
 STEPS = st.lists(
     st.one_of(
         [
             st.fixed_dictionaries(
-                {kind: st.dictionaries(st.sampled_from([f.alias or n for n, f in model.model_fields.items()]), VALUES)},
-                optional={"expect": VALUES, "id": VALUES},
+                {kind: st.dictionaries(st.sampled_from([*(f.alias or n for n, f in fields.items()), "x"]), VALUES)},
+                optional={"expect": VALUES, "id": VALUES, "libusdm": KNOWN},
             )
-            for kind, model in KINDS.items()
+            for kind, fields in ((kind, model.model_fields) for kind, model in KINDS.items())
         ]
     ),
     max_size=4,

@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
-import usdm.errors
+from harness.agent import outcome
 from harness.paths import scenarios_dir
 from harness.scenario import KINDS, Scenario, Step, expect_keys, find_scenarios, lint, load_scenario
+from harness.scenario.defects import DEFECTS, OTHER
+from harness.scenario.expect import StepExpect
 from harness.scenario.schema import json_schema, main, schema_text
+from usdm import errors
 
 FOLDER = scenarios_dir()
 FILES = find_scenarios([FOLDER])
@@ -26,9 +29,9 @@ def all_steps(scenario: Scenario) -> list[Step]:
 
 def test_there_are_enough_and_none_has_a_mistake() -> None:
     assert lint([FOLDER]) == []
-    assert len(FILES) >= 32
+    assert len(FILES) >= 100
     assert len({scenario.title for scenario in SCENARIOS}) == len(SCENARIOS)
-    assert all(re.fullmatch(r"(dma|usdm)/[a-z0-9_]+", one) for one in IDS)
+    assert all(re.fullmatch(r"(dma|usdm|libusdm)/[a-z0-9_]+", one) for one in IDS)
 
 
 def test_every_kind_of_step_is_used() -> None:
@@ -40,17 +43,24 @@ def test_scenario(scenario: Scenario) -> None:
     text = scenario.file.read_text()
     assert text.startswith("# yaml-language-server: $schema=../schema.json\n")
     assert re.search(r'"[^"]{8,}"', scenario.source), "the source quotes the specification"
-    assert len(scenario.expect.faults) <= 3, "the kernel reports about three faults per five seconds"
     assert all(len(line) <= 180 for line in text.splitlines())
+    assert all(fault.step is not None for fault in scenario.expect.faults)
+    known = scenario.expect.libusdm
+    for faults in (scenario.expect.faults, known.faults if known else ()):
+        assert len(faults) <= 3, "the kernel reports about three faults per five seconds"
     for step in all_steps(scenario):
-        if step.expect.error is not None:
-            error = getattr(usdm.errors, step.expect.error, None)
-            assert isinstance(error, type), step.expect.error
-            assert issubclass(error, usdm.errors.UsdmError)
-        if step.kind in ("alloc", "map") and step.expect.error is None:
-            assert step.expect.says("returns"), "what can fail says what it returns"
-    for fault in scenario.expect.faults:
-        assert fault.step is not None
+        assert is_good(step.kind, step.expect, of_usdm=True), f"{step.kind} expects {step.expect}"
+        if step.libusdm is not None:
+            assert is_good(step.kind, step.libusdm.expect, of_usdm=False), f"{step.kind} expects {step.libusdm}"
+            assert step.libusdm.expect != step.expect, "then it does the same"
+
+
+def is_good(kind: str, expect: StepExpect, *, of_usdm: bool) -> bool:
+    """What can fail says what it returns where it does not fail, and the errors that it names exist."""
+    if kind in ("alloc", "map") and expect.error is None and not expect.names("returns"):
+        return False
+    names = (*dir(outcome), *(dir(errors) if of_usdm else ("CFailure", "NotOffered")))
+    return expect.error is None or expect.error in names
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=IDS)
@@ -78,11 +88,17 @@ def test_schema_says_what_the_models_say() -> None:
     schema = json_schema()
     assert schema["required"] == ["title", "source", "machine", "steps"]
     step = schema["$defs"]["Step"]
-    assert set(step["properties"]) == {*KINDS, "expect", "id"}
+    assert set(step["properties"]) == {*KINDS, "expect", "id", "libusdm"}
     assert step["additionalProperties"] is False
     for kind, rule in zip(KINDS, step["allOf"], strict=True):
         assert rule["if"] == {"required": [kind]}
-        assert rule["then"]["properties"]["expect"]["propertyNames"]["enum"] == list(expect_keys(kind))
+        both = rule["then"]["properties"]
+        for part in (both["expect"], both["libusdm"]["properties"]["expect"]):
+            assert part["propertyNames"]["enum"] == list(expect_keys(kind))
+    assert schema["$defs"]["Deviation"]["required"] == ["defect"]
+    assert schema["$defs"]["Deviation"]["properties"]["defect"]["enum"] == [*DEFECTS, *OTHER]
+    assert schema["$defs"]["ScenarioDeviation"]["properties"]["defect"]["enum"] == [*DEFECTS, *OTHER]
+    assert set(schema["$defs"]["Needs"]["properties"]) == {"qemu", "kernel", "implementation", "libusdm"}
     assert set(schema["$defs"]["DmaRead"]["properties"]) == {
         "device",
         "iova",
@@ -100,7 +116,7 @@ def test_everything_in_the_schema_is_described_and_defined() -> None:
 
     def walk(part: Any, path: str) -> None:
         if isinstance(part, dict):
-            for name, field in part.get("properties", {}).items() if path.split("/")[-1] != "then" else ():
+            for name, field in part.get("properties", {}).items() if "then" not in path.split("/") else ():
                 assert field.get("description") or "$ref" in field, f"{path}/{name}"
             if "$ref" in part:
                 used.add(part["$ref"].removeprefix("#/$defs/"))
