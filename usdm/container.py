@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 _pack_map = vfio_uapi.MAP_RANGE.pack_into
 _pack_unmap = vfio_uapi.UNMAP_RANGE.pack_into
-_unpack_unmap = vfio_uapi.UNMAP_RANGE.unpack_from
 _READ_WRITE = vfio_uapi.MAP_FLAG_READ | vfio_uapi.MAP_FLAG_WRITE
 
 
@@ -94,6 +93,7 @@ class AttachedContainer:
         # One request of each kind, written anew for each call; the caller's lock is held.
         self._map = vfio_uapi.map_dma(0, 0, 0, _READ_WRITE)
         self._unmap = vfio_uapi.unmap_dma(0, 0)
+        self._words = memoryview(self._unmap).cast("Q")
         if fd < 0:
             raise errors.NotAContainer("fd", fd, os.strerror(errno.EBADF))
         try:
@@ -168,8 +168,7 @@ class AttachedContainer:
             self._ioctl(self._own, IOMMU_UNMAP_DMA, request)
         except OSError as error:
             raise errors.UnmapFailed("iova", iova, error.errno or 0, f"size {size:#x}") from error
-        removed: int = _unpack_unmap(request, RANGE_AT)[1]
-        return removed
+        return self._words[2]
 
     def close(self) -> None:
         """Give up the descriptor; the caller's own stays."""

@@ -201,12 +201,12 @@ class Usdm(State):
         """
         try:
             try:
-                if not (virt | size) & self._offset and 0 < size <= MAX_MAPPING and 0 < virt < _TOP:
+                if type(size) is int:
                     lock = self._lock
                     lock.acquire()
                     try:
-                        if self._space.maps_users:
-                            self._space.unmap(virt, size)
+                        # What is mapped has gone through all checks.
+                        if self._space.unmap(virt, size):
                             return
                     finally:
                         lock.release()
@@ -217,7 +217,8 @@ class Usdm(State):
             with self._lock:
                 self._begin()
                 self._refuse_no_iommu("virt", virt)
-                self._space.unmap(virt, size)
+                if not self._space.unmap(virt, size):
+                    raise self._space.refusal(virt, size)
         except errors.UsdmError:
             self._failed += 1
             raise

@@ -80,6 +80,10 @@ class IovaSpace:
     The interval that the cursor is in, the hole, is kept by itself: most allocations only move the cursor. What is
     released waits in a list until the hole is too small. All other free intervals are kept by start, by end and by
     length, so that a search looks at the different lengths (few hundred at most) and not at every gap.
+
+    Attributes:
+        next_unit, hole_end: The hole. Who needs one unit may take `next_unit` when it is below `hole_end`.
+        released_units: Who gives one unit back may put it there; `put_back` has to be called now and then.
     """
 
     def __init__(self, ranges: Iterable[tuple[int, int]] = DEFAULT_IOVA_RANGES, cursor: int = 0) -> None:
@@ -89,9 +93,11 @@ class IovaSpace:
             ranges: Usable IOVAs, `(first, last)` with `last` inclusive.
             cursor: IOVA where the search starts.
         """
-        self._cursor = cursor >> _SHIFT
-        self._hole_end = self._cursor
+        self.next_unit = cursor >> _SHIFT
+        self.hole_end = self.next_unit
+        self.released_units: list[int] = []
         self._released: list[tuple[int, int]] = []
+        self._around: int | None = None  # the interval that begins before the cursor and ends behind it
         self._lengths: dict[int, int] = {}  # start -> length, in units
         self._starts: dict[int, int] = {}  # end -> start
         self._bins: dict[int, Starts] = {}  # length -> starts
@@ -105,7 +111,7 @@ class IovaSpace:
     @property
     def cursor(self) -> int:
         """The IOVA where the next search starts."""
-        return self._cursor << _SHIFT
+        return self.next_unit << _SHIFT
 
     @property
     def free(self) -> int:
@@ -132,10 +138,10 @@ class IovaSpace:
         Raises:
             NoIovaSpace: No gap is large enough.
         """
-        start = self._cursor
+        start = self.next_unit
         end = start + ((size + IOVA_SLAB_SIZE - 1) >> _SHIFT)
-        if end <= self._hole_end and alignment <= IOVA_SLAB_SIZE:
-            self._cursor = end
+        if end <= self.hole_end and alignment <= IOVA_SLAB_SIZE:
+            self.next_unit = end
             return start << _SHIFT
         return self._allocate_elsewhere(size, slabs(size), slabs(alignment)) << _SHIFT
 
@@ -155,23 +161,41 @@ class IovaSpace:
         """Give the units of `size` bytes at `iova` back; they must have been taken so."""
         self._released.append((iova >> _SHIFT, (size + IOVA_SLAB_SIZE - 1) >> _SHIFT))
         if len(self._released) > _PENDING:
-            self._put_back()
+            self.put_back()
+
+    def put_back(self) -> None:
+        """Put everything released back among the free intervals."""
+        released, self._released = self._released, []
+        units = self.released_units
+        while units:
+            released.append((units.pop(), 1))
+        released.sort()
+        start = end = 0
+        for first, length in released:
+            if first != end:
+                if start < end:
+                    self._insert(start, end - start)
+                start = first
+            end = first + length
+        if start < end:
+            self._insert(start, end - start)
 
     def _allocate_elsewhere(self, size: int, length: int, step: int) -> int:
         self._settle()
-        found = self._search(length, step, self._cursor)
+        found = self._search(length, step, self.next_unit)
         if found is None:
             found = self._search(length, step, 0)
         if found is None:
             raise errors.NoIovaSpace("size", size, f"free {self.free:#x}, largest gap {self.largest:#x}")
         interval, start = found
-        self._hole_end = self._cut(interval, start)
-        self._cursor = start + length
+        self.hole_end = self._cut(interval, start)
+        self.next_unit = start + length
+        self._around = None  # the cursor is where the hole begins, and the hole is no interval
         return start
 
     def _search(self, length: int, step: int, low: int) -> tuple[int, int] | None:
         """Return the interval and the lowest start at or above `low` where `length` units fit."""
-        interval = self._holding(low)
+        interval = low if low in self._lengths else self._around if low == self.next_unit else None
         if interval is not None:
             start = -(-low // step) * step
             if start + length <= interval + self._lengths[interval]:
@@ -199,22 +223,11 @@ class IovaSpace:
 
     def _settle(self) -> None:
         """Put the hole and everything released back among the other intervals."""
-        if self._cursor < self._hole_end:
-            self._released.append((self._cursor, self._hole_end - self._cursor))
-        self._hole_end = self._cursor
-        self._put_back()
-
-    def _put_back(self) -> None:
-        released, self._released = sorted(self._released), []
-        start = end = 0
-        for first, length in released:
-            if first != end:
-                if start < end:
-                    self._insert(start, end - start)
-                start = first
-            end = first + length
-        if start < end:
-            self._insert(start, end - start)
+        if self.next_unit < self.hole_end:
+            self._released.append((self.next_unit, self.hole_end - self.next_unit))
+            self.hole_end = self.next_unit
+        if self._released or self.released_units:
+            self.put_back()
 
     def _cut(self, interval: int, start: int) -> int:
         """Take an interval out, leave what lies before `start`, and return its end."""
@@ -231,11 +244,15 @@ class IovaSpace:
         if before is not None:
             length += self._remove(before)
             start = before
+        if start < self.next_unit < start + length:
+            self._around = start
         self._lengths[start] = length
         self._starts[start + length] = start
         self._bins.setdefault(length, Starts()).add(start)
 
     def _remove(self, start: int) -> int:
+        if start == self._around:
+            self._around = None
         length = self._lengths.pop(start)
         del self._starts[start + length]
         starts = self._bins[length]

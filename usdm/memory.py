@@ -13,17 +13,16 @@ _calloc.argtypes = (ctypes.c_size_t, ctypes.c_size_t)
 _free = libc.free
 _free.restype = None
 _free.argtypes = (ctypes.c_void_p,)
-# Wide characters have 4 bytes. `memset` would be one `rep stosb`, which an emulated CPU does byte by byte.
-_wmemset = libc.wmemset
-_wmemset.restype = None
-_wmemset.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
+_memset = libc.memset
+_memset.restype = None
+_memset.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
 
 _kernel = Kernel()
 
 
 def clear(address: int, size: int) -> None:
-    """Write zeros; both are multiples of 4."""
-    _wmemset(address, 0, size >> 2)
+    """Write zeros."""
+    _memset(address, 0, size)
 
 
 def is_accessible(address: int, size: int) -> bool:

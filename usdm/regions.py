@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 _LAST = IOVA_SLAB_SIZE - 1
 
-NO_BLOCKS: dict[int, Block] = {}
+# In place of blocks: nothing can be freed by its address.
+USER: dict[int, Block] = {}
+_LARGE: dict[int, Block] = {}
 # Stands where several regions share 2 MiB of virtual addresses: no address lies in it.
-_SHARED: Entry = (1, 0, 0, None, NO_BLOCKS)
+_SHARED: Entry = (1, 0, 0, None, _LARGE)
 
 
 class Region:
@@ -46,7 +48,7 @@ class Region:
 
     def entry(self) -> Entry:
         """Return what a translation needs to know."""
-        return self.virt, self.virt + self.size, self.iova - self.virt, None, NO_BLOCKS
+        return self.virt, self.virt + self.size, self.iova - self.virt, None, _LARGE if self.owned else USER
 
 
 class LargeAllocation(Region):
@@ -75,8 +77,8 @@ class RegionTable:
         virts: virtual address >> 21 to entry. Read without a lock; never replaced.
         iovas: IOVA >> 21 to entry. Read without a lock; never replaced.
         shared: virtual address >> 21 to the entries of several regions. Read without a lock; never replaced.
-        owned: First virtual address to region, of memory that USDM owns.
-        users: First virtual address to entry, of memory of the program. There can be 65,535, made and ended often.
+        owned: First virtual address to region, of memory that USDM owns. Memory of the program has entries only:
+            there can be 65,535, made and ended often.
     """
 
     def __init__(self) -> None:
@@ -84,35 +86,30 @@ class RegionTable:
         self.iovas: dict[int, Entry] = {}
         self.shared: dict[int, list[Entry]] = {}
         self.owned: dict[int, Region] = {}
-        self.users: dict[int, Entry] = {}
 
     def __len__(self) -> int:
-        return len(self.owned) + len(self.users)
+        return len(self._entries())
 
     def __iter__(self) -> Iterator[Region]:
         """Give the regions by ascending virtual address; the table may change meanwhile."""
-        regions = [*self.owned.values(), *map(_user, self.users.values())]
-        return iter(sorted(regions, key=_virt))
+        return iter([self._region(entry) for entry in sorted(self._entries())])
 
     def add(self, region: Region) -> None:
         """Add a region that overlaps no other."""
-        entry = region.entry()
         if region.owned:
             self.owned[region.virt] = region
-        else:
-            self.users[region.virt] = entry
-        self.enter(entry)
+        self.enter(region.entry())
 
     def remove(self, region: Region) -> None:
         """Remove a region: its translations end."""
         entry = self.entry_at(region.virt)
-        (self.owned if region.owned else self.users).pop(region.virt)
+        self.owned.pop(region.virt, None)
         if entry is not None:
             self.leave(entry)
 
     def clear(self) -> None:
         """Remove all regions."""
-        for table in (self.virts, self.iovas, self.shared, self.owned, self.users):
+        for table in (self.virts, self.iovas, self.shared, self.owned):
             table.clear()
 
     def enter(self, entry: Entry) -> None:
@@ -189,7 +186,12 @@ class RegionTable:
         return None
 
     def _region(self, entry: Entry) -> Region:
-        return self.owned.get(entry[0]) or _user(entry)
+        virt, end, distance, _, _ = entry
+        return self.owned.get(virt) or Region(virt, end - virt, -1, virt + distance)
+
+    def _entries(self) -> list[Entry]:
+        """Return all entries: each is at its first unit, and at those that follow."""
+        return [entry for unit, entry in self.iovas.items() if (entry[0] + entry[2]) >> 21 == unit]
 
     def _share(self, piece: int, entry: Entry) -> None:
         if piece not in self.shared:
@@ -203,14 +205,6 @@ class RegionTable:
         if len(entries) == 1:
             self.virts[piece] = entries[0]
             del self.shared[piece]
-
-
-def _user(entry: Entry) -> Region:
-    return Region(entry[0], entry[1] - entry[0], -1, entry[0] + entry[2])
-
-
-def _virt(region: Region) -> int:
-    return region.virt
 
 
 def _after(entries: list[Entry], address: int) -> int:

@@ -22,8 +22,8 @@ def statistics(space: AddressSpace, heap: Heap, chosen: Settings) -> dict[str, i
     `bytes_asked` and `bytes_held`, `slabs`, `slabs_cached` (empty ones), `blocks_waiting` (freed, for an equal
     request), `large`, `mappings` and `bytes_mapped` (of the program's memory), `container_mappings` (all of USDM's in
     the container), `container_mappings_left` (as the kernel tells; -1: not told), `iova_free`, `iova_largest_gap`,
-    `pages_left` (bytes that the kernel did not take back yet), `maps` and `unmaps` (done so far). `Usdm.statistics`
-    adds `registrations`, and `failed` (calls of map and unmap that were refused).
+    `pages_left` (bytes that the kernel did not take back yet), `maps` and `unmaps` (done so far, one way or another).
+    `Usdm.statistics` adds `registrations`, and `failed` (calls of map and unmap that were refused).
     """
     counts = {"allocations": 0, "bytes_asked": 0, "bytes_held": 0, "large": 0, "mappings": 0, "bytes_mapped": 0}
     for region in space.regions:
@@ -53,7 +53,7 @@ def statistics(space: AddressSpace, heap: Heap, chosen: Settings) -> dict[str, i
         "iova_largest_gap": space.iovas.largest,
         "pages_left": pages.left,
         "maps": space.maps,
-        "unmaps": space.unmaps,
+        "unmaps": space.maps - counts["mappings"],
     }
 
 

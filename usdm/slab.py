@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 
 from usdm import memory
-from usdm.limits import IOVA_SLAB_SIZE, PAGE_SIZE, UNIT
+from usdm.limits import IOVA_SLAB_SIZE, KIB, UNIT
 from usdm.regions import Region
 
 TYPE_CHECKING = False
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 UNITS = IOVA_SLAB_SIZE // UNIT
 _ALL = (1 << UNITS) - 1
 _Bytes = ctypes.c_char * IOVA_SLAB_SIZE
-_ZEROS = memoryview(bytes(PAGE_SIZE))
+_VIEWED = 64 * KIB  # from here on the C library's memset is faster than a copy through a view
+_ZEROS = memoryview(bytes(_VIEWED))
 
 # What is copied into a slab's `live`, by length.
 _ones: dict[int, bytearray] = {}
@@ -144,7 +145,7 @@ class Block:
         self.ones, self.none = _ones[length], _none[length]
         held = length * UNIT
         self.zeros = _ZEROS[:held]
-        self.view = slab.view[start * UNIT : start * UNIT + held] if held <= PAGE_SIZE else None
+        self.view = slab.view[start * UNIT : start * UNIT + held] if held <= _VIEWED else None
 
     def clear(self) -> None:
         """Write zeros to all units of the block."""

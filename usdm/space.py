@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+from _operator import attrgetter  # what operator wraps, without its import
 
 from usdm import errors
 from usdm.iova import IovaSpace
 from usdm.limits import IOVA_SLAB_SIZE
-from usdm.regions import NO_BLOCKS, RegionTable
+from usdm.regions import USER, RegionTable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class AddressSpace:
         regions: The live regions.
         container: The container that maps them, or None.
         maps_users: Memory of the program can be mapped: there is a container with an IOMMU, and it is allowed.
-        maps, unmaps: How many mappings of the program's memory were made and ended.
+        maps: How many mappings of the program's memory were made.
     """
 
     def __init__(self) -> None:
@@ -32,7 +33,7 @@ class AddressSpace:
         self.container: AttachedContainer | None = None
         self.maps_users = False
         self.maps = 0
-        self.unmaps = 0
+        self._virts, self._units = self.regions.virts, self.regions.iovas
         self._iovas = IovaSpace()
 
     @property
@@ -59,17 +60,17 @@ class AddressSpace:
             return
         # A new space from the ranges of this container, before anything else uses them (D11, D12).
         iovas = IovaSpace(container.iova_ranges, self._iovas.cursor)
-        regions = sorted(self.regions, key=_iova)
+        regions = sorted(self.regions.owned.values(), key=attrgetter("iova"))
         for iova, size in _spans(regions):
             if not iovas.reserve(iova, size):
                 raise errors.IovaOutOfRange("fd", container.fd, f"IOVA {iova:#x}, size {size:#x}")
-        mapped: list[Region] = []
+        mapped = 0
         try:
             for region in regions:
                 container.map(region.virt, region.iova, region.size)
-                mapped.append(region)
+                mapped += 1
         except BaseException as error:
-            for region in mapped:
+            for region in regions[:mapped]:
                 try:
                     container.unmap(region.iova, region.size)
                 except errors.UnmapFailed as left:
@@ -111,51 +112,71 @@ class AddressSpace:
         Raises:
             AlreadyMapped, AllocatedMemory, AddressNotAccessible, NoIovaSpace, MapFailed: As `Usdm.map`.
         """
-        regions, end, piece = self.regions, virt + size, virt >> 21
-        alone = piece not in regions.virts and (end - 1) >> 21 == piece
-        if not alone:
-            other = regions.overlapping(virt, size)
+        piece, end, iovas = virt >> 21, virt + size, self._iovas
+        # Within 2 MiB of virtual addresses that have no other region: nothing to look through.
+        alone = piece not in self._virts and (end - 1) >> 21 == piece
+        if alone and iovas.next_unit < iovas.hole_end:
+            unit = iovas.next_unit
+            iovas.next_unit = unit + 1
+            iova = unit << 21
+        else:
+            other = self.regions.overlapping(virt, size)
             if other is not None:
                 kind = errors.AllocatedMemory if other.owned else errors.AlreadyMapped
                 raise kind("virt", virt, f"{other.virt:#x}, size {other.size:#x}, is in use")
-        iova = self._iovas.allocate(size)
+            iova = iovas.allocate(size)
+            unit = iova >> 21
         try:
             self.container.map(virt, iova, size)  # type: ignore[union-attr]  # the caller looked
         except BaseException:
-            self._iovas.release(iova, size)
+            iovas.release(iova, size)
             raise
-        entry = (virt, end, iova - virt, None, NO_BLOCKS)
+        entry = (virt, end, iova - virt, None, USER)
         if alone:
-            regions.virts[piece] = regions.iovas[iova >> 21] = entry
+            self._virts[piece] = self._units[unit] = entry
         else:
-            regions.enter(entry)
-        regions.users[virt] = entry
-        self.maps += 1
+            self.regions.enter(entry)
+        self.maps = count = self.maps + 1
+        if count & 4095 == 0:
+            iovas.put_back()
         return iova
 
-    def unmap(self, virt: int, size: int) -> None:
-        """End a mapping of the program's memory.
+    def unmap(self, virt: int, size: int) -> bool:
+        """End a mapping of the program's memory; tell whether there was exactly this one (otherwise nothing changes).
 
         Raises:
-            NotMapped, AllocatedMemory, InteriorPointer, SizeMismatch, UnmapFailed: As `Usdm.unmap`.
+            UnmapFailed: As `Usdm.unmap`.
         """
-        regions, container = self.regions, self.container
-        entry = regions.users.get(virt)
-        if entry is None or entry[1] - virt != size:
-            raise self._refusal(virt, size)
+        piece, container = virt >> 21, self.container
+        entry = self._virts.get(piece)
+        if entry is None or entry[0] != virt or entry[1] != virt + size or entry[4] is not USER:
+            entry = self.regions.entry_at(virt)  # of several regions that share the 2 MiB
+            if entry is None or entry[0] != virt or entry[1] != virt + size or entry[4] is not USER:
+                return False
         iova = virt + entry[2]
         removed = size if container is None else container.unmap(iova, size)
-        piece = virt >> 21
-        if regions.virts[piece] is entry and (entry[1] - 1) >> 21 == piece:
-            del regions.virts[piece], regions.iovas[iova >> 21]
+        if (entry[1] - 1) >> 21 == piece and self._virts[piece] is entry:
+            unit = iova >> 21
+            del self._virts[piece], self._units[unit]
+            self._iovas.released_units.append(unit)
         else:
-            regions.leave(entry)
-        del regions.users[virt]
-        self._iovas.release(iova, size)
-        self.unmaps += 1
+            self.regions.leave(entry)
+            self._iovas.release(iova, size)
         if removed != size:
             detail = f"{removed:#x} of {size:#x} bytes at IOVA {iova:#x} were unmapped"
             raise errors.UnmapFailed("virt", virt, errno.ENOENT, detail)
+        return True
+
+    def refusal(self, virt: int, size: int) -> errors.UsdmError:
+        """Return why `unmap` did nothing."""
+        region = self.regions.at_virt(virt)
+        if region is None:
+            return errors.NotMapped("virt", virt)
+        if region.owned:
+            return errors.AllocatedMemory("virt", virt)
+        if region.virt != virt:
+            return errors.InteriorPointer("virt", virt, f"the mapping starts at {region.virt:#x}")
+        return errors.SizeMismatch("size", size, f"mapped were {region.size:#x}")
 
     def enter(self, region: Region, alignment: int = IOVA_SLAB_SIZE) -> None:
         """Give a region an IOVA, a DMA mapping and translations, or nothing of it.
@@ -204,28 +225,15 @@ class AddressSpace:
             self._iovas.release(region.iova, region.size)
         self.regions.clear()
 
-    def _refusal(self, virt: int, size: int) -> errors.UsdmError:
-        region = self.regions.at_virt(virt)
-        if region is None:
-            return errors.NotMapped("virt", virt)
-        if region.owned:
-            return errors.AllocatedMemory("virt", virt)
-        if region.virt != virt:
-            return errors.InteriorPointer("virt", virt, f"the mapping starts at {region.virt:#x}")
-        return errors.SizeMismatch("size", size, f"mapped were {region.size:#x}")
-
-
-def _iova(region: Region) -> int:
-    return region.iova
-
 
 def _spans(regions: list[Region]) -> list[tuple[int, int]]:
     """Return IOVA and size of what regions, ascending by IOVA, take together."""
     spans: list[tuple[int, int]] = []
+    start = end = 0
     for region in regions:
-        if spans and sum(spans[-1]) == region.iova:
-            iova, size = spans.pop()
-            spans.append((iova, size + region.size))
-        else:
-            spans.append((region.iova, region.size))
-    return spans
+        if region.iova != end:
+            spans.append((start, end - start))
+            start = region.iova
+        end = region.iova + (-(-region.size // IOVA_SLAB_SIZE) * IOVA_SLAB_SIZE)
+    spans.append((start, end - start))
+    return spans[1:]
