@@ -50,6 +50,10 @@ class Starts:
             del self._lists[group]
             del self._groups[bisect_left(self._groups, group)]
 
+    def in_group(self, group: int) -> list[int]:
+        """Return the starts whose higher bits are `group`."""
+        return self._lists.get(group, [])
+
     def at_or_after(self, low: int) -> int | None:
         """Return the lowest start that is at least `low`."""
         starts = self._lists.get(low >> _GROUP)
@@ -97,6 +101,8 @@ class IovaSpace:
         self.hole_end = self.next_unit
         self.released_units: list[int] = []
         self._released: list[tuple[int, int]] = []
+        self._seen = 0  # how many of the released units are known to lie before the cursor
+        self._following: list[int] = []  # the next intervals behind the cursor, the nearest one last
         self._around: int | None = None  # the interval that begins before the cursor and ends behind it
         self._lengths: dict[int, int] = {}  # start -> length, in units
         self._starts: dict[int, int] = {}  # end -> start
@@ -147,6 +153,7 @@ class IovaSpace:
 
     def reserve(self, iova: int, size: int) -> bool:
         """Take the units of `size` bytes at `iova`; tell whether they were free (otherwise nothing is taken)."""
+        self._following.clear()
         self._settle()
         start, length = iova >> _SHIFT, slabs(size)
         interval = self._holding(start)
@@ -159,14 +166,19 @@ class IovaSpace:
 
     def release(self, iova: int, size: int) -> None:
         """Give the units of `size` bytes at `iova` back; they must have been taken so."""
-        self._released.append((iova >> _SHIFT, (size + IOVA_SLAB_SIZE - 1) >> _SHIFT))
-        if len(self._released) > _PENDING:
+        if size <= IOVA_SLAB_SIZE:
+            self.released_units.append(iova >> _SHIFT)
+        else:
+            self._released.append((iova >> _SHIFT, slabs(size)))
+        if len(self._released) + len(self.released_units) > _PENDING:
             self.put_back()
 
     def put_back(self) -> None:
         """Put everything released back among the free intervals."""
         released, self._released = self._released, []
         units = self.released_units
+        self._seen = 0
+        self._following.clear()
         while units:
             released.append((units.pop(), 1))
         released.sort()
@@ -181,6 +193,13 @@ class IovaSpace:
             self._insert(start, end - start)
 
     def _allocate_elsewhere(self, size: int, length: int, step: int) -> int:
+        if length == step == 1 and self.next_unit == self.hole_end and self._all_behind():
+            interval = self._next_interval()
+            if interval is not None:
+                self.hole_end = interval + self._remove(interval)
+                self.next_unit = interval + 1
+                return interval
+        self._following.clear()
         self._settle()
         found = self._search(length, step, self.next_unit)
         if found is None:
@@ -192,6 +211,28 @@ class IovaSpace:
         self.next_unit = start + length
         self._around = None  # the cursor is where the hole begins, and the hole is no interval
         return start
+
+    def _all_behind(self) -> bool:
+        """Tell whether all that waits lies before the cursor: a search onwards needs none of it."""
+        if self._released:
+            return False
+        units = self.released_units
+        for index in range(self._seen, len(units)):
+            if units[index] >= self.next_unit:
+                return False
+        self._seen = len(units)
+        return True
+
+    def _next_interval(self) -> int | None:
+        """Take the nearest interval behind the cursor from those looked up together; None when they were the last."""
+        if not self._following:
+            low = self.next_unit
+            if self._around is not None:
+                return None
+            for starts in self._bins.values():
+                self._following += [start for start in starts.in_group(low >> _GROUP) if start >= low]
+            self._following.sort(reverse=True)
+        return self._following.pop() if self._following else None
 
     def _search(self, length: int, step: int, low: int) -> tuple[int, int] | None:
         """Return the interval and the lowest start at or above `low` where `length` units fit."""

@@ -115,15 +115,16 @@ class AddressSpace:
         piece, end, iovas = virt >> 21, virt + size, self._iovas
         # Within 2 MiB of virtual addresses that have no other region: nothing to look through.
         alone = piece not in self._virts and (end - 1) >> 21 == piece
-        if alone and iovas.next_unit < iovas.hole_end:
-            unit = iovas.next_unit
-            iovas.next_unit = unit + 1
-            iova = unit << 21
-        else:
+        if not alone:
             other = self.regions.overlapping(virt, size)
             if other is not None:
                 kind = errors.AllocatedMemory if other.owned else errors.AlreadyMapped
                 raise kind("virt", virt, f"{other.virt:#x}, size {other.size:#x}, is in use")
+        unit = iovas.next_unit
+        if alone and unit < iovas.hole_end:
+            iovas.next_unit = unit + 1
+            iova = unit << 21
+        else:
             iova = iovas.allocate(size)
             unit = iova >> 21
         try:

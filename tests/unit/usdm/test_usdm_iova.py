@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,6 +92,55 @@ def test_reserve_takes_what_is_free_only() -> None:
     assert not space.reserve(0, SLAB)
     assert not space.reserve(5 * SLAB, 2 * SLAB)
     assert everything(space) == [SLAB, 4 * SLAB, 5 * SLAB]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_fragmented_space_against_a_bitmap(seed: int) -> None:
+    """Thousands of steps in more units than one list holds, mostly single units in gaps of one unit."""
+    draw = random.Random(seed)
+    units = draw.choice((600, 1100, 2600))
+    space = IovaSpace([(0, units * SLAB - 1)])
+    used = [False] * units
+    used[0] = True
+    live: dict[int, int] = {}
+    cursor = 0
+
+    def allocate(length: int, step: int) -> None:
+        nonlocal cursor
+        order = [*range(cursor, units), *range(cursor)]
+        fitting = (n for n in order if n % step == 0 and n + length <= units and not any(used[n : n + length]))
+        expected = next(fitting, None)
+        if expected is None:
+            with pytest.raises(NoIovaSpace):
+                space.allocate(length * SLAB, step * SLAB)
+            return
+        assert space.allocate(length * SLAB, step * SLAB) == expected * SLAB
+        used[expected : expected + length] = [True] * length
+        live[expected] = length
+        cursor = expected + length
+
+    def release(start: int) -> None:
+        length = live.pop(start)
+        used[start : start + length] = [False] * length
+        space.release(start * SLAB, length * SLAB)
+
+    for _ in range(units - 1):
+        allocate(1, 1)
+    for start in list(live)[:: draw.choice((2, 3))]:
+        release(start)
+    for _ in range(1500):
+        kind = draw.random()
+        if kind < 0.55:
+            allocate(1, 1)
+            if live and draw.random() < 0.7:
+                release(max(live, key=lambda start: (start < cursor, start)))
+        elif kind < 0.6:
+            allocate(draw.randint(1, 4), draw.choice((1, 2)))
+        elif live:
+            release(draw.choice(list(live)))
+            if draw.random() < 0.6:
+                allocate(1, 1)
+    assert space.free == used.count(False) * SLAB
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.sampled_from([1, 2]), st.integers(0, 63)), max_size=60))
