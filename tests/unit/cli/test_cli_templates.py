@@ -16,7 +16,9 @@ from harness.cli.app import app
 from harness.errors import BootError, ConfigurationError, EmulatorCrash, HarnessError, InfrastructureError
 from harness.guest.freeze import ingredients
 from harness.guest.guest import GuestPlan
+from harness.guest.payload import build_payload
 from harness.image.build import Image
+from harness.image.library import Library
 from harness.machine.accel import Decision
 from harness.machine.builds import QemuBuild
 from harness.machine.probe import Capabilities
@@ -24,8 +26,10 @@ from harness.machine.spec import MachineSpec
 from harness.machine.template import Template, list_templates, store_template
 from harness.paths import scenarios_dir
 from harness.run import doctor, resources, templates
+from harness.run.cells import Cell
 from harness.run.options import RunOptions
-from harness.run.templates import current_keys, default_key, find_needs, list_known
+from harness.run.templates import current_keys, default_key, find_needs, list_known, needs_of
+from harness.scenario import Scenario, load_scenario
 
 PLAIN = str(scenarios_dir() / "dma" / "unmapped_read.yaml")
 NARROW = str(scenarios_dir() / "dma" / "width_39.yaml")
@@ -222,6 +226,53 @@ def test_another_usdm_is_not_current(host: Host, tmp_path: Path):
     (package / "__init__.py").write_text("")
     invoke("build", PLAIN, "--usdm", str(package))
     assert [one.current for one in list_known()] == [False]
+
+
+def make_with_library(host: Host, file: Path, scenario: Scenario) -> None:
+    """Make what a cell on the library would be cloned from."""
+    found = resources.prepare(RunOptions(), lambda text: None)
+    library = Library("26.08", "l" * 64, file, "26.08.0-2")
+    found = replace(found, payload=build_payload(library=file), library=library)
+    one = Cell(scenario, "11.1", "6.12", "x", implementation="libusdm", libusdm="26.08")
+    (wanted,) = needs_of([one], found).templates
+    host.get_template(wanted.plan, 1.0, lambda text: None)
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The C library that is here; without its file there is none."""
+    file = tmp_path / "libusdm.so"
+    file.write_bytes(b"ELF")
+
+    def find(name: str) -> Library:
+        if name != "26.08" or not file.exists():
+            raise InfrastructureError(f"libusdm {name} is not in the cache")
+        return Library(name, "l" * 64, file, "26.08.0-2")
+
+    monkeypatch.setattr(templates, "find_library", find)
+    return file
+
+
+def test_with_each_library_that_is_here_it_is_current(host: Host, library: Path):
+    make_with_library(host, library, load_scenario(Path(PLAIN)))
+    invoke("build", PLAIN)
+    assert [one.current for one in list_known()] == [True, True]
+    library.write_bytes(b"another")
+    assert [one.current for one in list_known()].count(False) == 1
+    library.unlink()
+    assert [one.current for one in list_known()].count(False) == 1
+    assert invoke("prune").stdout.splitlines()[-1] == "1 removed, 0 MiB; 1 left"
+
+
+def test_what_only_the_library_runs_needs_a_template_as_well(
+    host: Host, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file = tmp_path / "only.yaml"
+    machine = "machine: {memory: 640M}\nneeds: {implementation: libusdm}"
+    file.write_text(f"title: t\nsource: s\n{machine}\nsteps: [{{alloc: {{as: a, size: 64}}}}]\n")
+    monkeypatch.setattr(templates, "list_scenarios", lambda paths: [load_scenario(file)])
+    make_with_library(host, library, load_scenario(file))
+    assert [one.current for one in list_known()] == [True]
 
 
 def test_a_build_or_image_that_cannot_be_used_makes_nothing_current(host: Host, monkeypatch: pytest.MonkeyPatch):
