@@ -93,7 +93,7 @@ class State(PlainMemory):
 
     def _forked(self) -> None:
         """Have a clean state in a forked child, which it may use when its parent never used it."""
-        used = self._parent or self._lock.locked() or self._count or len(self._space.regions.iovas)
+        used = self._lock.locked() or self._count or len(self._space.regions.iovas)
         parent, inherited = self._parent or self._pid, self._inherited or self._space.container
         self._start()
         if used:

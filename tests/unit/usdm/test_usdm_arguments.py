@@ -10,6 +10,7 @@ from usdm import errors
 from usdm.driver import Usdm
 
 BAD: list[Any] = [True, False, 1.0, 4096.0, "4096", b"1", [], object(), -1, -(1 << 70), 1 << 64, 1 << 200, float("nan")]
+PAGE = 4096
 WORD = [
     ("map", lambda bad: (bad, 4096)),
     ("map", lambda bad: (4096, bad)),
@@ -50,6 +51,26 @@ def test_c_ints(usdm: Usdm, fd: int, name: str, arguments: Any, bad: Any) -> Non
     with pytest.raises(errors.BadArgument):
         getattr(usdm, name)(*arguments(bad))
     assert usdm.registered
+
+
+def test_what_equals_an_integer_is_none(usdm: Usdm, fd: int, buffer: Factory) -> None:
+    """The short ways look up what was given before: 1.0 and True equal 1, and are no integers all the same."""
+    virt = buffer(PAGE).address
+    usdm.map(virt, PAGE)
+    usdm.free(usdm.allocate(1, -1, 1))
+    calls: list[tuple[Any, tuple[Any, ...]]] = [
+        (usdm.unmap, (virt, float(PAGE))),
+        (usdm.unmap, (float(virt), PAGE)),
+        (usdm.virt_to_phys, (float(virt),)),
+        (usdm.allocate, (True, -1, 1)),
+        (usdm.allocate, (1.0, -1, 1)),
+        (usdm.allocate, (1, -1.0, 1)),
+        (usdm.allocate, (1, -1, True)),
+    ]
+    for call, arguments in calls:
+        with pytest.raises(errors.BadArgument):
+            call(*arguments)
+    usdm.unmap(virt, PAGE)
 
 
 @pytest.mark.parametrize("name", ["map", "unmap"])

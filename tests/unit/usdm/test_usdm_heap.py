@@ -173,6 +173,14 @@ def test_four_empty_slabs_are_kept(usdm: Usdm, vfio: FakeVfio, fd: int) -> None:
     assert again[0] in blocks
 
 
+def test_blocks_that_wait_keep_no_slab(usdm: Usdm, vfio: FakeVfio, fd: int) -> None:
+    pairs = [(usdm.allocate(MIB), usdm.allocate(MIB)) for _ in range(7)]
+    for first, second in pairs:
+        usdm.free(first)  # waits: its slab is in use
+        usdm.free(second)
+    assert len(vfio.of(fd).entries) == 4
+
+
 def test_old_room_is_found_in_any_slab(usdm: Usdm, vfio: FakeVfio, fd: int) -> None:
     blocks = [usdm.allocate(MIB) for _ in range(60)]
     for address in blocks[::2]:

@@ -138,8 +138,9 @@ def test_a_fragmented_space_against_a_bitmap(seed: int) -> None:
             allocate(draw.randint(1, 4), draw.choice((1, 2)))
         elif live:
             release(draw.choice(list(live)))
-            if draw.random() < 0.6:
-                allocate(1, 1)
+            allocate(1, 1)
+            if draw.random() < 0.1:
+                space.put_back()
     assert space.free == used.count(False) * SLAB
 
 

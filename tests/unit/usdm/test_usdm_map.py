@@ -279,6 +279,14 @@ def test_an_iova_is_not_used_again_soon(usdm: Usdm, fd: int, buffer: Factory) ->
     assert len(set(seen)) == 100
 
 
+def test_what_waits_to_be_put_back_is_bounded(usdm: Usdm, fd: int, buffer: Factory) -> None:
+    virt = buffer(PAGE).address
+    for _ in range(10_000):
+        usdm.map(virt, PAGE)
+        usdm.unmap(virt, PAGE)
+    assert len(usdm._space.iovas.released_units) <= 4096
+
+
 def test_no_iova_space(vfio: FakeVfio, usdm: Usdm, buffer: Factory) -> None:
     usdm.register_device(vfio.open(FakeContainer(ranges=((0, 10 * MIB - 1),))))
     virt = buffer(12 * MIB).address
