@@ -5,7 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from agent_rig import FakeVfio, Rig
 from agent_worker_process import WorkerProcess
+
+from usdm import qae_mem
+from usdm.driver import Usdm
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -27,3 +31,14 @@ def worker(payload: Path) -> Iterator[WorkerProcess]:
     yield one
     if one.process.returncode is None:
         one.end()
+
+
+@pytest.fixture
+def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    """Steps on a simulated container, with a USDM of their own."""
+    vfio = FakeVfio(check_memory=True)
+    driver = Usdm(vfio.ioctl)
+    monkeypatch.setattr(qae_mem, "_driver", driver)
+    yield Rig(vfio)
+    driver.close()
+    vfio.close()
