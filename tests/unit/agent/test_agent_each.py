@@ -6,8 +6,9 @@ import pytest
 from agent_rig import Rig
 
 from harness.agent import own_memory, steps_process
-from harness.agent.outcome import NoMemory
+from harness.agent.outcome import NoMemory, StepError
 from usdm import qae_mem
+from usdm.qae_mem import Pointer
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -91,6 +92,23 @@ def test_a_free_inside_keeps_the_pointer_and_the_memory(rig: Rig) -> None:
     rig("alloc", **{"as": "a"}, size=4 * KIB)
     refused = rig("free", buffer="a", offset=KIB)
     assert (refused["error"]["type"], refused["values"]) == ("InteriorPointer", {"pointer": "kept"})
+    assert rig("fill", buffer="a", pattern=1)["error"] is None
+
+
+def test_a_refused_free_can_still_set_the_pointer_to_null(rig: Rig) -> None:
+    """As the C library does it (A3): the pointer is told as it is, and the memory is not gone."""
+
+    class Refusing:
+        name = "refusing"
+
+        def call(self, function: str, pointer: Pointer) -> tuple[None, Exception]:
+            pointer.value = None
+            return None, StepError("refused")
+
+    rig("alloc", **{"as": "a"}, size=64)
+    rig.context.api = Refusing()  # type: ignore[assignment]
+    answer = rig("free", buffer="a")
+    assert (answer["error"]["type"], answer["values"]) == ("StepError", {"pointer": "null"})
     assert rig("fill", buffer="a", pattern=1)["error"] is None
 
 

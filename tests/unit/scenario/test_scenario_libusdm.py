@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from scenario_said import FILE, HEAD, problems_of, said
 
-from harness.scenario import Problem, Scenario, ScenarioError, parse_scenario
+from harness.scenario import Scenario, parse_scenario
 from harness.scenario.defects import DEFECTS, OTHER
 from harness.scenario.machine import Needs
 
-FILE = Path("case.yaml")
-HEAD = """\
-title: t
-source: s
-machine: {devices: {edu0: {model: edu, at: "02:00.0"}}}
-"""
 STEPS = """\
 steps:
   - register: {device: edu0}
   - buffer: {as: a, size: 8K}
   - map: {buffer: a, size: 8K}
 """  # the next step is in line 8
-
-
-def problems_of(text: str) -> list[Problem]:
-    with pytest.raises(ScenarioError) as caught:
-        parse_scenario(text, FILE)
-    return list(caught.value.problems)
-
-
-def said(text: str) -> list[str]:
-    return [f"{one.line}:{one.column} {one.message}" for one in problems_of(text)]
 
 
 def with_step(line: str) -> str:
