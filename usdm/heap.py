@@ -123,6 +123,7 @@ class Heap:
         self._counted(-self._count)
         for region in regions:
             self.pages.free(region.virt, region.size)
+        self.pages.retry()
 
     def waiting(self) -> int:
         """Return how many freed blocks wait for an equal request."""

@@ -89,7 +89,7 @@ class Pages:
             HugepagesExhausted: The kernel's pool, or the node's, is empty.
             HugepagesNotConfigured: The kernel has no hugepages.
         """
-        self._retry()
+        self.retry()
         count = size // self.unit
         if self.quota and self.held + count > self.quota:
             detail = f"{count} needed, {self.held} of {self.quota} held"
@@ -105,7 +105,7 @@ class Pages:
 
     def free(self, address: int, size: int) -> None:
         """Give memory of `allocate` back. What the kernel refuses to take is tried again later."""
-        self._retry()
+        self.retry()
         self._unmap(address, size, self._left)
         self.held -= size // self.unit
 
@@ -115,7 +115,8 @@ class Pages:
         except OSError:
             left.append((address, size))
 
-    def _retry(self) -> None:
+    def retry(self) -> None:
+        """Give back what the kernel has refused to take so far."""
         if self._left:
             pieces, self._left = self._left, []
             for address, size in pieces:

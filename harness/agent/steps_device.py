@@ -55,9 +55,13 @@ def _register(context: Context, fd: int) -> Outcome:
 
 
 def register(context: Context, args: dict[str, Any]) -> Outcome:
-    """Register a device's container, after opening the device when it is not open."""
+    """Register a device's container, after opening the device when it is not open; values: iova_ranges."""
     context.open_device(args["device"])
-    return _register(context, context.container_of(args["device"]).fd)
+    container = context.container_of(args["device"])
+    outcome = _register(context, container.fd)
+    ranges = container.info().iova_ranges
+    outcome.values["iova_ranges"] = None if ranges is None else [list(span) for span in ranges]
+    return outcome
 
 
 def unregister(context: Context, args: dict[str, Any]) -> Outcome:
@@ -73,8 +77,8 @@ def register_fd(context: Context, args: dict[str, Any]) -> Outcome:
     if kind == "device":
         return _register(context, context.any_device().device.fd)
     if kind == "group":
-        bdf = context.any_device().device.bdf
-        return _register(context, context.container().join(bdf).fd)
+        name, device = next(iter(context.devices.items()), ("", context.any_device()))
+        return _register(context, context.container_of(name).join(device.device.bdf).fd)
     fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     if kind == "closed":
         os.close(fd)

@@ -122,13 +122,21 @@ def threads(context: Context, args: dict[str, Any]) -> Outcome:
 
     wrong: list[str] = []
     done: list[int] = []
-    hammers = [
-        threading.Thread(target=_hammer, args=(context.api, args["rounds"], done, wrong)) for _ in range(args["count"])
-    ]
+    broken: list[Exception] = []
+
+    def work() -> None:
+        try:
+            _hammer(context.api, args["rounds"], done, wrong)
+        except Exception as error:
+            broken.append(error)
+
+    hammers = [threading.Thread(target=work) for _ in range(args["count"])]
     for one in hammers:
         one.start()
     for one in hammers:
         one.join()
+    if broken:
+        raise broken[0]
     return Outcome(values={"counts": {"done": sum(done), "wrong": len(wrong)}, "wrong": wrong[:5]})
 
 

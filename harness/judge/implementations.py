@@ -7,13 +7,11 @@ is one, its alignment and range, what it translates to, what a device reads and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from harness.fault import evidence_faults, reason_name
-from harness.judge.bindings import Bindings
 from harness.judge.steps import deviation
 from harness.judge.words import listed, value
-from harness.results import Check, Evidence, FaultRecord, Finding, StepEvidence
+from harness.results import Check, Evidence, Finding, StepEvidence
 from harness.scenario.model import Scenario
 from harness.scenario.steps import Fork, Step
 
@@ -76,18 +74,13 @@ def compare_implementations(scenario: Scenario, ours: Evidence, theirs: Evidence
     for path, index, step in _walk(scenario.steps, ""):
         known = deviation(step, theirs.libusdm)
         if path in mine and path in other:
-            left, right = _facets(step, mine[path], ours), _facets(step, other[path], theirs)
-            differ = [
-                f"{name}: {value(left[name])} and {value(right.get(name))}"
-                for name in left
-                if left[name] != right.get(name)
-            ]
+            differ = _differences(_facets(step, mine[path], ours), _facets(step, other[path], theirs))
         else:
             differ = [] if path not in mine and path not in other else ["only one of the two ran it"]
         yield _check(f"both do step {path} ({step.kind})", differ, known.defect if known else None, index)
     known_faults = scenario.expect.libusdm
     defect = known_faults.defect if known_faults is not None and known_faults.applies(theirs.libusdm) else None
-    left_faults, right_faults = _faults(scenario, ours), _faults(scenario, theirs)
+    left_faults, right_faults = _faults(ours), _faults(theirs)
     differ = [f"usdm only: {one}" for one in left_faults if one not in right_faults]
     differ += [f"libusdm only: {one}" for one in right_faults if one not in left_faults]
     yield _check("both meet the same faults", differ, defect, None)
@@ -158,22 +151,25 @@ def _inside(iova: int, size: int, ranges: Sequence[Sequence[int]]) -> bool:
     return any(first <= iova and iova + size - 1 <= last for first, last in ranges)
 
 
-def _faults(scenario: Scenario, evidence: Evidence) -> list[str]:
-    """The trace's faults in words without addresses that differ between runs: by the buffer that they belong to."""
-    bindings = Bindings(scenario.steps, evidence.steps)
-    sizes = {getattr(step.args, "as_", ""): getattr(step.args, "size", 0) for _, _, step in _walk(scenario.steps, "")}
+def _faults(evidence: Evidence) -> list[str]:
+    """The trace's faults in words without addresses that differ between runs: by the buffer that the step named."""
+    steps = {seen.index: seen for seen in evidence.steps}
     words = []
     for fault in evidence_faults(evidence):
         reason = "" if fault.reason is None else f", reason 0x{fault.reason:02x} ({reason_name(fault.reason)})"
-        words.append(f"step {fault.step}: {fault.requester} {fault.access} {_place(fault, bindings, sizes)}{reason}")
+        seen = None if fault.step is None else steps.get(fault.step)
+        place = _place(fault.address, (seen, *seen.children) if seen else ())
+        words.append(f"step {fault.step}: {fault.requester} {fault.access} {place}{reason}")
     return sorted(words)
 
 
-def _place(fault: FaultRecord, bindings: Bindings, sizes: Mapping[str, Any]) -> str:
-    if fault.address is None:
+def _place(address: int | None, steps: Sequence[StepEvidence]) -> str:
+    """Where an address lies in what the DMA that went there was told; the address itself where it was told that."""
+    if address is None:
         return "address not said"
-    for name, size in sizes.items():
-        base = bindings.iova(name, fault.step + 1) if name and fault.step is not None else None
-        if base is not None and base <= fault.address < base + size:
-            return f"{name}+{(fault.address - base) // PAGE * PAGE:#x}"
-    return f"{fault.address:#x}"
+    for seen in steps:
+        iova, size, buffer = seen.values.get("iova"), seen.args.get("size"), seen.args.get("buffer")
+        if isinstance(iova, int) and isinstance(size, int) and buffer and iova // PAGE * PAGE <= address < iova + size:
+            offset = int(seen.args.get("offset", 0)) + address - iova
+            return f"{buffer}, page at {offset // PAGE * PAGE:#x}"
+    return f"{address:#x}"

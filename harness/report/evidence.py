@@ -28,6 +28,11 @@ def steps_table(cell: CellResult) -> str:
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
+def reference_table(cell: CellResult) -> str:
+    """The same of the C library's guest, of a cell that ran on both; else empty."""
+    return steps_table(cell.model_copy(update={"evidence": cell.reference}))
+
+
 def cell_text(cell: CellResult) -> str:
     """The whole cell as text."""
     return "\n".join(_paragraphs(cell))
@@ -54,7 +59,7 @@ def _paragraphs(cell: CellResult) -> Iterator[str]:
     if table:
         yield f"Steps{' on usdm' if cell.reference else ''}\n{_indent(table)}"
     if cell.reference is not None:
-        yield f"Steps on libusdm\n{_indent(steps_table(cell.model_copy(update={'evidence': cell.reference})))}"
+        yield f"Steps on libusdm\n{_indent(reference_table(cell))}"
     if cell.verdict is not None:
         faults = cell.verdict.faults
         yield f"Faults in the trace of QEMU\n{_faults([f for f in faults if f.witness == 'trace'])}"

@@ -34,7 +34,7 @@ def run_json(result: RunResult) -> str:
 
     The evidence is in the cells' folders and in ``run.json``.
     """
-    document = result.model_dump(exclude={"cells": {"__all__": {"evidence"}}})
+    document = result.model_dump(exclude={"cells": {"__all__": {"evidence", "reference"}}})
     document["counts"] = {str(outcome): number for outcome, number in counts(result.cells).items()}
     document["exit_code"] = exit_code(result)
     return _text(document)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree as ET
 
-from harness.report.evidence import cell_text, steps_table
+from harness.report.evidence import cell_text, reference_table, steps_table
 from harness.report.text import clean, counts, one_line, reasons, variant, write_text
 from harness.results import CellResult, Outcome, RunResult
 
@@ -83,6 +83,8 @@ def _case(suite: ET.Element, cell: CellResult, family: str, *, distinct: bool) -
     _properties(case, {k: v for k, v in {**facts, **versions, **stages}.items() if v})
     _outcome(case, cell)
     table = steps_table(cell)
+    if cell.reference is not None:
+        table = f"on usdm\n{table}\non libusdm\n{reference_table(cell)}"
     if table:
         ET.SubElement(case, "system-out").text = clean(table)
     if cell.console_tail:

@@ -22,7 +22,7 @@ from harness.machine.probe import capabilities
 from harness.machine.spec import MachineSpec
 from harness.machine.template import Template, find_template, list_templates, prune_templates
 from harness.run.cells import Cell, expand, list_scenarios, machine_spec, unmet
-from harness.run.options import RunOptions
+from harness.run.options import Implementation, RunOptions
 from harness.run.resources import Emulation, Resources, prepare
 
 Say = Callable[[str], None]
@@ -164,18 +164,31 @@ def current_keys() -> set[str]:
     scenarios = list_scenarios(())
     keys = set()
     images = _images_here()
-    payloads = [build_payload(), *(build_payload(library=library.file) for library in _libraries_here())]
-    for accelerator, payload in product(_ACCELERATORS, payloads):
+    kinds: list[tuple[Implementation, Library | None]] = [("usdm", None)]
+    kinds += [(on, library) for library in _libraries_here() for on in ("usdm", "libusdm")]
+    for accelerator, (implementation, library) in product(_ACCELERATORS, kinds):
         emulations = _emulations_here(accelerator)
-        resources = Resources(emulations, images, payload)
+        payload = build_payload(library=library.file if library else None)
+        resources = Resources(emulations, images, payload, library)
         for qemu, kernel in product(emulations, images):
-            cells = [Cell(scenario, qemu, kernel, scenario.id) for scenario in scenarios]
+            cells = [Cell(one, qemu, kernel, one.id, implementation=implementation) for one in scenarios]
+            keys |= _keys_of(cells, resources)
             try:
-                keys |= {wanted.key for wanted in needs_of(cells, resources).templates}
                 keys.add(_shell_key(resources, qemu, kernel))
             except ConfigurationError:  # the host's own QEMU may lack what a vIOMMU needs
                 continue
     return keys
+
+
+def _keys_of(cells: list[Cell], resources: Resources) -> set[str]:
+    """The keys of the templates that cells need, without those that a build cannot have."""
+    try:
+        return {wanted.key for wanted in needs_of(cells, resources).templates}
+    except ConfigurationError:
+        # One at a time takes longer, and loses only the machine that this build lacks something for.
+        if len(cells) < 2:
+            return set()
+        return set().union(*(_keys_of([cell], resources) for cell in cells))
 
 
 def default_key() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -123,6 +124,12 @@ class Buffer(Args):
             raise refuse("a power of two from 4K to 1G", value, "the default is 4K, the page size")
         return value
 
+    @model_validator(mode="after")
+    def _huge_is_aligned(self) -> Buffer:
+        if self.backing == "huge" and self.align > 2 << 20:
+            raise refuse("align of at most 2M beside backing: huge", self.align, "the kernel aligns hugepages to 2M")
+        return self
+
     @field_validator("size")
     @classmethod
     def _not_empty(cls, value: int) -> int:
@@ -199,8 +206,17 @@ class Statistics(Args):
 class Environment(Args):
     """Set an environment variable of the program, before USDM is first used."""
 
-    name: str = Field(pattern=r"^[A-Z][A-Z0-9_]*$", description="The variable, e.g. QAT_MAX_2M_HPG_PER_PROCESS.")
+    name: str = Field(description="The variable, e.g. QAT_MAX_2M_HPG_PER_PROCESS.")
     value: str = Field(description="Its value, in quotes.")
+
+    @field_validator("name")
+    @classmethod
+    def _variable(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Z][A-Z0-9_]{0,63}", value):
+            raise refuse(
+                "the name of a variable", value, "capitals, digits and _, for example ICP_THREAD_SPECIFIC_USDM"
+            )
+        return value
 
 
 class Hugepages(Args):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from harness.scenario.args import Args, Compare, ContainerMap, DmaArgs, Fill, Map, PiecesArgs, RegisterFd
+from harness.scenario.args import Args, Compare, ContainerMap, DmaArgs, Fill, Map, RegisterFd
 from harness.scenario.base import Model
 from harness.scenario.expect import FaultExpect, StepExpect
 from harness.scenario.machine import Machine
@@ -83,7 +83,7 @@ class _CrossCheck:
         if isinstance(steps, tuple):
             self._steps(steps, ("steps",), names)
             if machine is not None and machine.iommu == "virtio":
-                self._no_dma(steps)
+                self._no_dma(steps, ("steps",))
         expect = data.get("expect")
         if isinstance(expect, dict):
             self._faults(expect, ("expect",), names)
@@ -98,13 +98,15 @@ class _CrossCheck:
             if fault is not None:
                 self._fault(fault, (*path, "faults", index), names)
 
-    def _no_dma(self, steps: tuple[Any, ...]) -> None:
+    def _no_dma(self, steps: tuple[Any, ...], at: Path_) -> None:
         """Nobody would see a fault, so a scenario that names none could not be judged."""
         for index, raw in enumerate(steps):
             kind = _kind_of(raw)
             if kind in ("dma_read", "dma_write"):
                 hint = "faults of virtio-iommu have no witness here: use iommu: intel"
-                self._add(("steps", index, kind), f"expected no DMA behind virtio-iommu, found {kind}", hint, key=True)
+                self._add((*at, index, kind), f"expected no DMA behind virtio-iommu, found {kind}", hint, key=True)
+            if kind == "fork" and isinstance(raw[kind], dict) and isinstance(raw[kind].get("steps"), tuple):
+                self._no_dma(raw[kind]["steps"], (*at, index, kind, "steps"))
 
     def _machine(self, machine: Machine) -> None:
         taken: dict[str, str] = {}
@@ -235,7 +237,7 @@ class _CrossCheck:
             names.opened.add(str(device))
         elif kind == "close":
             names.opened.discard(str(device))
-        if isinstance(args, Map | ContainerMap | PiecesArgs) and args.buffer is not None:
+        if isinstance(args, Map | ContainerMap) and args.buffer is not None:
             names.mapped.add(args.buffer)
 
     def _broken(self, raw: Any, kind: str, path: Path_, names: _Names) -> None:

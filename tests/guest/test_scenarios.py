@@ -150,9 +150,8 @@ def outcomes(tmp_path: Path, usdm: Path, *scenarios: str) -> dict[str, CellResul
 
 @pytest.mark.timeout(600)
 def test_unmap_without_the_ioctl_is_noticed(tmp_path: Path):
-    usdm = broken_usdm(
-        tmp_path, "space.py", "removed = self.container.unmap(region.iova, region.size)", "removed = region.size"
-    )
+    ioctl = "removed = size if container is None else container.unmap(iova, size)"
+    usdm = broken_usdm(tmp_path, "space.py", ioctl, "removed = size")
     cells = outcomes(tmp_path, usdm, "dma/read_after_unmap", "dma/write_after_unmap", "dma/unmapped_read")
     assert cells["dma/read_after_unmap"].outcome is Outcome.FAIL
     assert cells["dma/write_after_unmap"].outcome is Outcome.FAIL
@@ -170,7 +169,7 @@ def test_an_address_in_the_msi_window_is_noticed(tmp_path: Path):
 
 @pytest.mark.timeout(600)
 def test_a_translation_kept_after_unmap_is_noticed(tmp_path: Path):
-    unmapped = "            removed = self.container.unmap(region.iova, region.size)\n"
-    usdm = broken_usdm(tmp_path, "space.py", f"{unmapped}        self.regions.remove(region)\n", unmapped)
+    release = "            self._iovas.release(iova, size)\n        if removed"
+    usdm = broken_usdm(tmp_path, "space.py", f"            self.regions.leave(entry)\n{release}", release)
     cells = outcomes(tmp_path, usdm, "usdm/translate_every_page")
     assert cells["usdm/translate_every_page"].outcome is Outcome.FAIL

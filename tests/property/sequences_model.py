@@ -38,6 +38,7 @@ class Calls:
         self._container: str | None = None  # the device whose container is registered
         self._count = 0
         self._opened: set[str] = set()
+        self._used: set[str] = set()  # opened here or in a child
         self._masters: set[str] = set()
         self._slabs = False  # there may be slabs
         self._takes = 0  # calls so far that can have been given an address, or an IOVA, that was used before
@@ -78,6 +79,7 @@ class Calls:
     def _open(self, device: str) -> None:
         if device not in self._opened:
             self._opened.add(device)
+            self._used.add(device)
             container = CONTAINERS[device]
             self._step("open", {"device": device, **({"container": container} if container else {})})
 

@@ -12,6 +12,7 @@ from sequences_memory import PAGE
 from sequences_native import Make, failures
 from usdm_fake_vfio import MAP, UNMAP, FakeVfio
 
+from harness.scenario import Scenario, parse_scenario
 from usdm import errors
 from usdm.driver import Usdm
 
@@ -27,6 +28,13 @@ def check(program: Program, make: Make) -> None:
 @given(program=programs())
 def test_sequences(program: Program) -> None:
     check(program, lambda vfio: Usdm(vfio.ioctl))
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@given(program=programs())
+def test_a_sequence_is_a_scenario_file(program: Program) -> None:
+    scenario = parse_scenario(program.text(description="what was found"), "sequence.yaml")
+    assert scenario.steps == Scenario.model_validate(program.scenario()).steps
 
 
 # ---- implementations with one mistake each: what the sequences find today they must find tomorrow

@@ -33,8 +33,15 @@ def trace(address: int, *, words: int = 4, reason: int = 6, write: int = 0, sid:
     )
 
 
-def read(index: int, lines: tuple[str, ...] = ()) -> StepEvidence:
-    return StepEvidence(index=index, kind="dma_read", args={}, values={"completed": True}, trace=lines)
+def read(
+    index: int, lines: tuple[str, ...] = (), *, base: int | None = None, offset: int = 4096, buffer: str | None = "b"
+) -> StepEvidence:
+    """A DMA to 64 bytes at an offset of a buffer, which begins at ``base``, else where the first fault's 2 MiB do."""
+    if base is None:
+        base = int(lines[0].split(" addr ")[1].split()[0], 16) // (2 * MIB) * (2 * MIB) if lines else 2 * MIB
+    args = {"size": 64, "offset": offset} | ({} if buffer is None else {"buffer": buffer})
+    values = {"completed": True, "iova": base + offset}
+    return StepEvidence(index=index, kind="dma_read", args=args, values=values, trace=lines)
 
 
 def side(*steps: StepEvidence, libusdm: str = "", log: tuple[int, ...] = ()) -> Evidence:
@@ -96,7 +103,7 @@ def test_the_side_that_has_it_is_named():
     theirs = side(alloc(0, 6 * MIB), read(1), libusdm=NEW)
     check = faults(one, ours, theirs)
     assert not check.passed
-    words = "step 1: 02:00.0 read b+0x1000, reason 0x06"
+    words = "step 1: 02:00.0 read b, page at 0x1000, reason 0x06"
     assert check.message.startswith(f"expected the same, observed usdm only: {words}")
     assert f"libusdm only: {words}" in faults(one, side(*theirs.steps), side(*ours.steps, libusdm=NEW)).message
 
@@ -112,9 +119,9 @@ def test_faults_that_are_known_to_differ():
 
 def test_a_fault_in_no_buffer_is_compared_by_its_address():
     one = scenario(ALLOC, {"dma_read": {"device": "edu0", "iova": 0x90000000, "size": 16}})
-    ours = side(alloc(0, 2 * MIB), read(1, trace(0x90000000)))
-    assert faults(one, ours, side(alloc(0, 6 * MIB), read(1, trace(0x90000000)), libusdm=NEW)).passed
-    assert not faults(one, ours, side(alloc(0, 6 * MIB), read(1, trace(0x90001000)), libusdm=NEW)).passed
+    ours = side(alloc(0, 2 * MIB), read(1, trace(0x90000000), buffer=None))
+    assert faults(one, ours, side(alloc(0, 6 * MIB), read(1, trace(0x90000000), buffer=None), libusdm=NEW)).passed
+    assert not faults(one, ours, side(alloc(0, 6 * MIB), read(1, trace(0x90001000), buffer=None), libusdm=NEW)).passed
 
 
 def test_the_iova_that_a_buffer_had_at_that_step_counts():
@@ -135,8 +142,9 @@ def test_the_iova_that_a_buffer_had_at_that_step_counts():
 def test_a_place_right_before_or_behind_a_buffer_is_the_same_at_another_iova():
     for offset in (-4096, 16384):
         step = {"dma_read": {"device": "edu0", "buffer": "b", "offset": offset, "size": 64}}
-        ours = side(alloc(0, 2 * MIB), read(1, trace(2 * MIB + offset)))
-        theirs = side(alloc(0, 6 * MIB), read(1, trace(6 * MIB + offset)), libusdm=NEW)
+        mine, other = (read(1, trace(base + offset), base=base, offset=offset) for base in (2 * MIB, 6 * MIB))
+        ours = side(alloc(0, 2 * MIB), mine)
+        theirs = side(alloc(0, 6 * MIB), other, libusdm=NEW)
         assert faults(scenario(ALLOC, step), ours, theirs).passed
 
 
@@ -145,7 +153,7 @@ def test_a_fault_in_a_child_is_compared_by_the_childs_buffers():
     one = scenario({"fork": {"steps": list(child)}})
 
     def forked(iova: int) -> StepEvidence:
-        inner = alloc(0, iova, "c"), read(1)
+        inner = alloc(0, iova, "c"), read(1, base=iova, offset=0, buffer="c")
         return StepEvidence(index=0, kind="fork", args={}, children=inner, trace=trace(iova))
 
     assert faults(one, side(forked(2 * MIB)), side(forked(6 * MIB), libusdm=NEW)).passed

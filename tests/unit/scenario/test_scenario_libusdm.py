@@ -247,4 +247,4 @@ def test_a_buffer_whose_pieces_were_mapped_has_no_iova_of_its_own() -> None:
     """The step would end with NoIova: what a piece got is not kept."""
     lines = "  - buffer: {as: p, size: 8K}\n  - map_each: {buffer: p, size: 4K, count: 2}\n"
     text = f"{HEAD}{STEPS}{lines}  - dma_read: {{device: edu0, buffer: p, size: 16}}\n"
-    assert said(text) == ["10:36 expected a buffer with an IOVA, found 'p'"]
+    assert said(text) == ["10:38 expected a buffer with an IOVA, found 'p'"]
