@@ -91,6 +91,13 @@ def scenarios(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Generated sequences of USDM calls on real guests, 2,000 steps. Arguments: nox -s fuzz -- --steps 10000 --seed 7"""
+    _install(session)
+    session.run("python", "tests/fuzz/run.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """How long things take: medians, asserts nothing. Arguments go to the bench: nox -s bench -- --runs 20"""
     _install(session)
