@@ -92,7 +92,7 @@ def scenarios(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Generated sequences of USDM calls on real guests, 2,000 steps. Arguments: nox -s fuzz -- --steps 10000 --seed 7"""
+    """Generated sequences of USDM calls on real guests, 2,000 steps; nox -s fuzz -- --steps 10000 --seed 7"""
     _install(session)
     session.run("python", "tests/fuzz/run.py", *session.posargs)
 

@@ -12,7 +12,8 @@ SYSFS_PCI = "/sys/bus/pci"
 _DRIVER = "vfio-pci"
 
 
-def _write(path: str, text: str) -> None:
+def write(path: str, text: str) -> None:
+    """Write to a file of sysfs; raises `OSError`."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, text.encode())
@@ -44,9 +45,9 @@ def scan(address: str, replaced: bool, sysfs: str = SYSFS_PCI) -> None:
     name = full_bdf(address)
     bus = name.rpartition(":")[0]
     if replaced:
-        _write(f"{sysfs}/devices/{name}/remove", "1")
+        write(f"{sysfs}/devices/{name}/remove", "1")
     try:
-        _write(f"{sysfs}/../../class/pci_bus/{bus}/rescan", "1")
+        write(f"{sysfs}/../../class/pci_bus/{bus}/rescan", "1")
     except FileNotFoundError:
         raise StepError(f"the guest has no PCI bus {bus}") from None
     if not os.access(f"{sysfs}/devices/{name}", os.F_OK):
@@ -68,9 +69,9 @@ def bind(address: str, sysfs: str = SYSFS_PCI) -> None:
     if driver == _DRIVER:
         return
     try:
-        _write(f"{sysfs}/devices/{name}/driver_override", _DRIVER)
+        write(f"{sysfs}/devices/{name}/driver_override", _DRIVER)
         if driver is not None:
-            _write(f"{sysfs}/devices/{name}/driver/unbind", name)
-        _write(f"{sysfs}/drivers_probe", name)
+            write(f"{sysfs}/devices/{name}/driver/unbind", name)
+        write(f"{sysfs}/drivers_probe", name)
     except OSError as error:
         print(f"{name}: not bound to {_DRIVER}: {error}", file=sys.stderr)

@@ -6,7 +6,7 @@ import ctypes
 import os
 import struct
 
-from harness.agent import own_memory
+from harness.agent import own_memory, pci
 from harness.agent.outcome import Outcome, StepError
 
 TYPE_CHECKING = False
@@ -42,7 +42,7 @@ def hugepages(_context: Context, args: dict[str, Any]) -> Outcome:
     """
     wanted: int = args["pages"]
     try:
-        _write(f"{HUGEPAGES}/nr_hugepages", str(wanted))
+        pci.write(f"{HUGEPAGES}/nr_hugepages", str(wanted))
     except FileNotFoundError:
         raise NotSet("this kernel has no hugepages of 2 MiB") from None
     if args.get("folder", True):
@@ -51,14 +51,6 @@ def hugepages(_context: Context, args: dict[str, Any]) -> Outcome:
     if counts["nr"] != wanted:
         raise NotSet(f"asked for {wanted} hugepages, the kernel has {counts['nr']}")
     return Outcome(values={"counts": {"total": counts["nr"], "free": counts["free"]}})
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
 
 
 def _number(path: str) -> int:

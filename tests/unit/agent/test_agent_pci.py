@@ -76,7 +76,7 @@ class Sysfs:
 @pytest.fixture
 def sysfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sysfs:
     one = Sysfs(tmp_path)
-    monkeypatch.setattr(pci, "_write", one.write)
+    monkeypatch.setattr(pci, "write", one.write)
     return one
 
 
@@ -121,9 +121,9 @@ def test_a_device_that_the_clone_does_not_have_is_not_taken_for_that_of_the_temp
 def test_a_write_reaches_the_file_and_leaves_nothing_open(tmp_path: Path) -> None:
     (tmp_path / "rescan").touch()
     before = len(list(Path("/proc/self/fd").iterdir()))
-    pci._write(str(tmp_path / "rescan"), "1")
+    pci.write(str(tmp_path / "rescan"), "1")
     with pytest.raises(FileNotFoundError):
-        pci._write(str(tmp_path / "none"), "1")
+        pci.write(str(tmp_path / "none"), "1")
     assert (tmp_path / "rescan").read_text() == "1"
     assert not (tmp_path / "none").exists()
     assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -91,14 +91,14 @@ def test_without_the_folder_none_is_made(pool: Pool, tmp_path: Path) -> None:
 
 def test_what_is_written_is_the_number_of_pages(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[tuple[str, str]] = []
-    monkeypatch.setattr(steps_process, "_write", lambda path, text: written.append((path, text)))
+    monkeypatch.setattr(steps_process.pci, "write", lambda path, text: written.append((path, text)))
     pool.set(16, 16)
     assert answer("hugepages", pages=16)["error"] is None
     assert written == [(f"{pool.folder}/nr_hugepages", "16")]
 
 
 def test_a_kernel_that_gives_fewer_is_told(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps_process, "_write", lambda path, text: None)
+    monkeypatch.setattr(steps_process.pci, "write", lambda path, text: None)
     pool.set(5, 5)
     assert answer("hugepages", pages=8)["error"] == {
         "type": "NotSet",
