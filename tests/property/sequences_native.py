@@ -22,7 +22,7 @@ from usdm_fake_vfio import FakeVfio
 from harness.agent.context import Buffer, Context
 from harness.agent.execute import execute
 from harness.judge import judge
-from harness.results import Check, Evidence, StepError, StepEvidence
+from harness.results import Check, Evidence, StepError, StepEvidence, Verdict
 from harness.scenario import Scenario
 from usdm import container as container_calls
 from usdm import qae_mem
@@ -161,26 +161,41 @@ def process(make: Make) -> Iterator[Process]:
         vfio.close()
 
 
+def run_steps(scenario: Scenario, make: Make, after: Callable[[Process, int], None] | None = None) -> Verdict:
+    """Run the steps of a scenario and judge them.
+
+    Args:
+        scenario: its devices are edu0 and edu1.
+        make: makes the USDM under test.
+        after: called after each step with its position.
+    """
+    evidence = []
+    with process(make) as running:
+        for index, step in enumerate(scenario.steps):
+            evidence.append(running.step(index, step.kind, step.args_json()))
+            if after is not None:
+                after(running, index)
+        log = tuple(line for device in running.devices.values() for line in device.log)
+    devices = {name: device["at"] for name, device in DEVICES.items()}
+    return judge(scenario, Evidence(steps=tuple(evidence), kernel_log=log, devices=devices))
+
+
 def failures(program: Program, make: Make) -> list[Check]:
     """Run a sequence and return the checks of the judge that failed.
 
     Raises:
         AssertionError: The steps were as they must be, but not what the containers have mapped after one of them.
     """
-    scenario = Scenario.model_validate(program.scenario())
-    evidence = []
-    wrong: AssertionError | None = None
-    with process(make) as running:
-        for index, (step, state) in enumerate(zip(scenario.steps, program.states, strict=True)):
-            evidence.append(running.step(index, step.kind, step.args_json()))
-            try:
-                running.consistent(state)
-            except AssertionError as error:
-                wrong = wrong or error
-        log = tuple(line for device in running.devices.values() for line in device.log)
-    devices = {name: device["at"] for name, device in DEVICES.items()}
-    verdict = judge(scenario, Evidence(steps=tuple(evidence), kernel_log=log, devices=devices))
+    wrong: list[AssertionError] = []
+
+    def compare(running: Process, index: int) -> None:
+        try:
+            running.consistent(program.states[index])
+        except AssertionError as error:
+            wrong.append(error)
+
+    verdict = run_steps(Scenario.model_validate(program.scenario()), make, compare)
     found = [check for check in verdict.checks if not check.passed]
     if wrong and not found:
-        raise wrong
+        raise wrong[0]
     return found
