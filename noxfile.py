@@ -94,7 +94,7 @@ def scenarios(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """Generated sequences of USDM calls on real guests, 2,000 steps; nox -s fuzz -- --steps 10000 --seed 7"""
     _install(session)
-    session.run("python", "tests/fuzz/run.py", *session.posargs)
+    session.run("python", "tests/fuzz/run.py", "--fetch", *session.posargs)
 
 
 @nox.session
