@@ -126,6 +126,7 @@ class Check(Record):
         expected: the expectation in words or as JSON text.
         observed: what was seen.
         step: index of the step it belongs to, or None.
+        known: id of the known difference of the C library that was looked for instead, e.g. ``D1``; empty for none.
     """
 
     name: str
@@ -134,6 +135,7 @@ class Check(Record):
     expected: str = ""
     observed: str = ""
     step: int | None = None
+    known: str = ""
 
 
 class Finding(Record):

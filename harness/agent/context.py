@@ -49,6 +49,12 @@ class Buffer:
         """Return the virtual address of a byte; None when the buffer is NULL."""
         return None if self.address is None else self.address + offset
 
+    def span(self, args: dict[str, Any]) -> tuple[int, int]:
+        """Return the offset and the size that a step names; without a size it is all up to the end."""
+        offset: int = args.get("offset", 0)
+        size = args.get("size")
+        return offset, self.size - offset if size is None else size
+
     def own(self, offset: int, size: int, *, write: bool = False) -> int:
         """Return the address of `size` bytes that the program itself is about to access.
 

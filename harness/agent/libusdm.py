@@ -7,9 +7,8 @@ value say it there only. A process has one libusdm state, which nothing resets.
 from __future__ import annotations
 
 import ctypes
-import os
-import stat
 
+from harness.agent import own_output
 from harness.agent.outcome import StepError
 
 TYPE_CHECKING = False
@@ -126,19 +125,13 @@ def _failed(function: str, value: int | None, said: str) -> bool:
 
 
 def _stderr_size() -> int:
-    status = os.fstat(2)
-    if not stat.S_ISREG(status.st_mode):
+    size = own_output.size()
+    if size is None:
         raise StepError("standard error is no file, so what the C library says cannot be read")
-    return status.st_size
+    return size
 
 
 def _stderr_since(start: int) -> str:
     """Return what was written to standard error since; the library writes it unbuffered."""
-    size = _stderr_size() - start
-    if size <= 0:
-        return ""
-    fd = os.open("/proc/self/fd/2", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return " ".join(os.pread(fd, size, start).decode("utf-8", "replace").split())
-    finally:
-        os.close(fd)
+    written = _stderr_size() - start
+    return " ".join(own_output.read(start, written).split()) if written > 0 else ""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import sys
 
-from harness.agent import implementations, pci
+from harness.agent import implementations, own_output, pci
 from harness.agent.kernel_log import KernelLog
 from harness.agent.outcome import Outcome, StepError
 
@@ -45,14 +43,8 @@ def end(context: Context, _args: dict[str, Any]) -> Outcome:
 
 def _stderr() -> str:
     """Return the end of what this process has written to its standard error, where that is a file."""
-    status = os.fstat(2)
-    if not stat.S_ISREG(status.st_mode) or not status.st_size:
-        return ""
-    fd = os.open("/proc/self/fd/2", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.pread(fd, _STDERR_BYTES, max(0, status.st_size - _STDERR_BYTES)).decode("utf-8", "replace")
-    finally:
-        os.close(fd)
+    written = own_output.size()
+    return own_output.read(max(0, written - _STDERR_BYTES), _STDERR_BYTES) if written else ""
 
 
 STEPS: dict[str, Step] = {"_begin": begin, "_end": end}

@@ -12,6 +12,12 @@ if TYPE_CHECKING:
 
     from harness.agent.context import Context
     from harness.agent.registry import Step
+    from usdm.vfio_uapi import IommuInfo
+
+
+def _ranges(info: IommuInfo) -> list[list[int]] | None:
+    """Return the usable IOVAs for JSON; None when the kernel does not tell."""
+    return None if info.iova_ranges is None else [list(span) for span in info.iova_ranges]
 
 
 def open_(context: Context, args: dict[str, Any]) -> Outcome:
@@ -21,12 +27,8 @@ def open_(context: Context, args: dict[str, Any]) -> Outcome:
     name = args["device"]
     context.open_device(name, args.get("container"), args.get("type"))
     address = context.address(name)
-    ranges = context.container_of(name).info().iova_ranges
-    values = {
-        "address": address,
-        "group": iommu_group(address),
-        "iova_ranges": None if ranges is None else [list(span) for span in ranges],
-    }
+    ranges = _ranges(context.container_of(name).info())
+    values = {"address": address, "group": iommu_group(address), "iova_ranges": ranges}
     return Outcome(values=values)
 
 
@@ -45,8 +47,7 @@ def bus_master(context: Context, args: dict[str, Any]) -> Outcome:
 def container_info(context: Context, args: dict[str, Any]) -> Outcome:
     """Ask the kernel about a device's container; values: counts (mappings_left), iova_ranges."""
     info = context.container_of(args["device"]).info()
-    ranges = None if info.iova_ranges is None else [list(span) for span in info.iova_ranges]
-    return Outcome(values={"counts": {"mappings_left": info.dma_avail}, "iova_ranges": ranges})
+    return Outcome(values={"counts": {"mappings_left": info.dma_avail}, "iova_ranges": _ranges(info)})
 
 
 def _register(context: Context, fd: int) -> Outcome:
@@ -59,8 +60,7 @@ def register(context: Context, args: dict[str, Any]) -> Outcome:
     context.open_device(args["device"])
     container = context.container_of(args["device"])
     outcome = _register(context, container.fd)
-    ranges = container.info().iova_ranges
-    outcome.values["iova_ranges"] = None if ranges is None else [list(span) for span in ranges]
+    outcome.values["iova_ranges"] = _ranges(container.info())
     return outcome
 
 

@@ -34,16 +34,10 @@ def release(context: Context, args: dict[str, Any]) -> Outcome:
     return Outcome()
 
 
-def _range(held: Buffer, args: dict[str, Any]) -> tuple[int, int]:
-    offset: int = args.get("offset", 0)
-    size = args.get("size")
-    return offset, held.size - offset if size is None else size
-
-
 def fill(context: Context, args: dict[str, Any]) -> Outcome:
     """Write a pattern."""
     held = context.buffer(args["buffer"])
-    offset, size = _range(held, args)
+    offset, size = held.span(args)
     start = held.own(offset, size, write=True)
     for place, data in patterns.chunks(args["pattern"], args.get("seed", 0), offset, size):
         own_memory.write(start + place - offset, data)
@@ -57,7 +51,7 @@ def _compared(different: int | None) -> Outcome:
 def check(context: Context, args: dict[str, Any]) -> Outcome:
     """Read and compare with a pattern; values: equal, first_difference (offset in the buffer)."""
     held = context.buffer(args["buffer"])
-    offset, size = _range(held, args)
+    offset, size = held.span(args)
     start = held.own(offset, size)
     for place, data in patterns.chunks(args["pattern"], args.get("seed", 0), offset, size):
         different = patterns.first_difference(own_memory.read(start + place - offset, len(data)), data)

@@ -93,10 +93,9 @@ def nodes(context: Context, args: dict[str, Any]) -> Outcome:
     By move_pages, which moves nothing when it is told no nodes: a witness beside USDM's own answer.
     """
     held = context.buffer(args["buffer"])
-    size = args.get("size")
-    offset: int = args.get("offset", 0)
-    start = held.own(offset, held.size - offset if size is None else size)
-    count = -(-(held.size - offset if size is None else size) // _PAGE)
+    offset, size = held.span(args)
+    start = held.own(offset, size)
+    count = -(-size // _PAGE)
     pages = (ctypes.c_void_p * count)(*(start + index * _PAGE for index in range(count)))
     found = (ctypes.c_int * count)()
     if ctypes.CDLL(None, use_errno=True).syscall(_numbers()[2], 0, ctypes.c_ulong(count), pages, None, found, 0):

@@ -98,13 +98,11 @@ def translate(context: Context, args: dict[str, Any]) -> Outcome:
     first one (contiguous), and the first one's IOVA (first; None when all are absent).
     """
     api, buffer = context.api, context.buffer(args["buffer"])
-    offset: int = args.get("offset", 0)
-    size = args.get("size")
-    end = buffer.size if size is None else offset + size
+    offset, size = buffer.span(args)
     present = absent = 0
     contiguous = True
     first: tuple[int, int] | None = None
-    for place in range(offset, end, args.get("stride", 4096)):
+    for place in range(offset, offset + size, args.get("stride", 4096)):
         iova, error = api.call("qaeVirtToPhysNUMA", buffer.place(place))
         if error is None:
             present += 1

@@ -28,6 +28,18 @@ class Payload:
     key: str
 
 
+def usdm_package(usdm: Path | None) -> Path:
+    """The folder of the package that is put under test; None is the working tree's.
+
+    Raises:
+        ConfigurationError: there is no package.
+    """
+    folder = usdm or usdm_dir()
+    if not (folder / "__init__.py").is_file():
+        raise ConfigurationError(f"{folder} is no Python package", hint="name the folder that has usdm's __init__.py")
+    return folder
+
+
 def build_payload(usdm: Path | None = None, library: Path | None = None) -> Payload:
     """Pack the sources.
 
@@ -38,9 +50,7 @@ def build_payload(usdm: Path | None = None, library: Path | None = None) -> Payl
     Raises:
         ConfigurationError: there is no ``usdm`` package.
     """
-    folder = usdm or usdm_dir()
-    if not (folder / "__init__.py").is_file():
-        raise ConfigurationError(f"{folder} is no Python package", hint="name the folder that has usdm's __init__.py")
+    folder = usdm_package(usdm)
     agent = agent_dir()
     files = {f"usdm/{name}": path for name, path in _sources(folder)}
     files |= {f"harness/agent/{name}": path for name, path in _sources(agent)}

@@ -80,16 +80,10 @@ def build_image(
     """
     if refresh and offline:
         raise ConfigurationError("newer packages cannot be looked for offline")
-    try:
-        if not refresh:
-            return find_image(name)
-    except cache.DamagedEntryError as error:
-        if offline:
-            raise
-        say(f"{error.message}; building it again")
-    except InfrastructureError:
-        if offline:
-            raise
+    if not refresh:
+        found = cache.there(lambda: find_image(name), only=offline, say=say, doing="building")
+        if found is not None:
+            return found
     recipe = load_recipe(name)
     with apt.private_apt(recipe.suites, mirror, say) as packages:
         resolved = packages.exactly([*recipe.packages, *_kernel_packages(packages, recipe)])

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import filelock
 
@@ -26,6 +27,7 @@ from harness.errors import InfrastructureError
 from harness.paths import cache_dir
 
 Say = Callable[[str], None]
+T = TypeVar("T")
 
 _MANIFEST = "manifest.json"
 _STAMPS = "stamps.json"
@@ -92,6 +94,30 @@ def find(kind: str, key: str, *, trust_stamps: bool = False) -> Entry | None:
         f"the cached {kind} {key[:12]} is damaged ({problem}); it was removed",
         hint="the next build or fetch makes it anew",
     )
+
+
+def there(look: Callable[[], T], *, only: bool, say: Say, doing: str) -> T | None:
+    """What ``look`` finds in the cache; None when it has to be made.
+
+    Args:
+        look: finds it, or raises ``InfrastructureError``.
+        only: it cannot be made, so its absence is an error.
+        say: told that it was damaged.
+        doing: what is done then, e.g. ``building``.
+
+    Raises:
+        InfrastructureError: it is not there, and cannot be made.
+    """
+    try:
+        return look()
+    except DamagedEntryError as error:
+        if only:
+            raise
+        say(f"{error.message}; {doing} it again")
+    except InfrastructureError:
+        if only:
+            raise
+    return None
 
 
 def entries(kind: str) -> list[Entry]:

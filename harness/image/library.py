@@ -117,15 +117,9 @@ def fetch_library(name: str, *, mirror: str | None = None, offline: bool = False
     Raises:
         ConfigurationError, InfrastructureError: as :func:`find_library`, and what apt may meet.
     """
-    try:
-        return find_library(name)
-    except cache.DamagedEntryError as error:
-        if offline:
-            raise
-        say(f"{error.message}; getting it again")
-    except InfrastructureError:
-        if offline:
-            raise
+    found = cache.there(lambda: find_library(name), only=offline, say=say, doing="getting")
+    if found is not None:
+        return found
     recipe = load_library_recipe(name)
     with apt.private_apt(recipe.suites, mirror, say) as packages:
         resolved = packages.exactly([recipe.package])

@@ -11,7 +11,7 @@ from harness.fault.trace import PAGE_SHIFT, page_of
 from harness.judge.bindings import Bindings
 from harness.judge.words import listed
 from harness.results import Check, Evidence, FaultRecord
-from harness.scenario.expect import FaultExpect
+from harness.scenario.expect import FaultExpect, ScenarioDeviation
 from harness.scenario.model import Scenario
 
 _NAME = "faults"
@@ -69,12 +69,10 @@ class _Wanted:
         )
 
 
-def expected_faults(scenario: Scenario, evidence: Evidence) -> tuple[FaultExpect, ...]:
-    """The faults that a scenario names; where they are known to be others on the C library, those."""
+def other_faults(scenario: Scenario, evidence: Evidence) -> ScenarioDeviation | None:
+    """The faults that are known to happen instead on the C library of this evidence; None where they are the same."""
     known = scenario.expect.libusdm
-    if evidence.libusdm and known is not None and known.applies(evidence.libusdm):
-        return known.faults
-    return scenario.expect.faults
+    return known if evidence.libusdm and known is not None and known.applies(evidence.libusdm) else None
 
 
 def check_faults(scenario: Scenario, evidence: Evidence, trace: Sequence[FaultRecord], kernel: KernelFaults) -> Check:
@@ -86,6 +84,8 @@ def check_faults(scenario: Scenario, evidence: Evidence, trace: Sequence[FaultRe
         trace: the trace's faults, collapsed.
         kernel: what the kernel's log says, for a scenario that expects no fault at all.
     """
+    known = other_faults(scenario, evidence)
+    defect = known.defect if known else ""
     bindings = Bindings(scenario.steps, evidence.steps)
     steps = scenario.steps_by_id()
     wanted = [
@@ -95,7 +95,7 @@ def check_faults(scenario: Scenario, evidence: Evidence, trace: Sequence[FaultRe
             step=None if expect.step is None else steps.get(expect.step, -1),
             bindings=bindings,
         )
-        for expect in expected_faults(scenario, evidence)
+        for expect in (known or scenario.expect).faults
     ]
     missing, unexpected = _pair(wanted, trace)
     problems = []
@@ -112,7 +112,7 @@ def check_faults(scenario: Scenario, evidence: Evidence, trace: Sequence[FaultRe
         message = "no fault happened: none in the trace, none in the kernel's log"
         if wanted:
             message = f"{count} fault{'s' * (count != 1)} as expected: {observed}"
-        return Check(name=_NAME, passed=True, message=message, expected=expected, observed=observed)
+        return Check(name=_NAME, passed=True, message=message, expected=expected, observed=observed, known=defect)
     count = len(wanted)
     head = f"expected {count or 'no'} fault{'s' * (count != 1)}, observed {len(trace)}; "
     return Check(name=_NAME, passed=False, message=head + "; ".join(problems), expected=expected, observed=observed)

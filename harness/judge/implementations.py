@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from harness.fault import evidence_faults, reason_name
+from harness.judge.faults import other_faults
 from harness.judge.steps import deviation
 from harness.judge.words import listed, value
-from harness.results import Check, Evidence, Finding, StepEvidence
+from harness.results import Check, Evidence, StepEvidence
 from harness.scenario.model import Scenario
 from harness.scenario.steps import Fork, Step
 
@@ -39,29 +40,6 @@ _ALL = 1 << 64
 PAGE = 4096
 
 
-def find_known(scenario: Scenario, evidence: Evidence, checks: Sequence[Check]) -> tuple[Finding, ...]:
-    """The known differences of the C library that its evidence shows.
-
-    Args:
-        scenario: the scenario that ran.
-        evidence: what it left.
-        checks: what was judged; a difference whose check failed was not seen.
-    """
-    failed = {check.name for check in checks if not check.passed}
-    found = []
-    for path, index, step in _walk(scenario.steps, ""):
-        known = deviation(step, evidence.libusdm)
-        name = f"step {path} ({step.kind}), known as {known.defect}" if known else ""
-        check = next((one for one in checks if one.name == name), None)
-        if known is not None and check is not None and name not in failed:
-            found.append(Finding(defect=known.defect, step=index, observed=check.observed))
-    faults = scenario.expect.libusdm
-    if faults is not None and faults.applies(evidence.libusdm) and "faults" not in failed:
-        check = next((one for one in checks if one.name == "faults"), None)
-        found.append(Finding(defect=faults.defect, step=None, observed=check.observed if check else ""))
-    return tuple(found)
-
-
 def compare_implementations(scenario: Scenario, ours: Evidence, theirs: Evidence) -> Iterator[Check]:
     """One check for each step and one for the faults: the two did the same, or differ in a way that is known.
 
@@ -78,12 +56,11 @@ def compare_implementations(scenario: Scenario, ours: Evidence, theirs: Evidence
         else:
             differ = [] if path not in mine and path not in other else ["only one of the two ran it"]
         yield _check(f"both do step {path} ({step.kind})", differ, known.defect if known else None, index)
-    known_faults = scenario.expect.libusdm
-    defect = known_faults.defect if known_faults is not None and known_faults.applies(theirs.libusdm) else None
+    known_faults = other_faults(scenario, theirs)
     left_faults, right_faults = _faults(ours), _faults(theirs)
     differ = [f"usdm only: {one}" for one in left_faults if one not in right_faults]
     differ += [f"libusdm only: {one}" for one in right_faults if one not in left_faults]
-    yield _check("both meet the same faults", differ, defect, None)
+    yield _check("both meet the same faults", differ, known_faults.defect if known_faults else None, None)
 
 
 def _differences(left: Mapping[str, object], right: Mapping[str, object]) -> list[str]:

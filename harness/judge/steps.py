@@ -65,7 +65,7 @@ def _check_step(step: Step, seen: StepEvidence | None, place: str, index: int, l
         yield Check(name=name, passed=False, message=message, expected="runs", observed="did not run", step=index)
         children: Sequence[StepEvidence] = ()
     else:
-        yield _check(name, tuple(_aspects(step, seen, libusdm)), index)
+        yield _check(name, tuple(_aspects(step, seen, libusdm)), index, known.defect if known else "")
         children = seen.children
     if isinstance(step.args, Fork):
         number = place.removeprefix("step ")
@@ -92,7 +92,7 @@ def _surplus(
         )
 
 
-def _check(name: str, aspects: Sequence[_Aspect], index: int) -> Check:
+def _check(name: str, aspects: Sequence[_Aspect], index: int, known: str) -> Check:
     bad = [aspect for aspect in aspects if not aspect.good]
     message = "; ".join(f"expected {a.expected}, observed {a.observed}" for a in bad)
     return Check(
@@ -102,6 +102,7 @@ def _check(name: str, aspects: Sequence[_Aspect], index: int) -> Check:
         expected="; ".join(a.expected for a in aspects),
         observed="; ".join(a.observed for a in aspects),
         step=index,
+        known=known,
     )
 
 

@@ -7,10 +7,10 @@ import re
 from harness.fault import KernelFaults, clamped_lines, compare, evidence_faults, parse_kernel_log
 from harness.fault.trace import step_trace
 from harness.judge.faults import check_faults
-from harness.judge.implementations import compare_implementations, find_known
+from harness.judge.implementations import compare_implementations
 from harness.judge.steps import check_steps
 from harness.judge.words import listed
-from harness.results import Check, Evidence, FaultRecord, Verdict
+from harness.results import Check, Evidence, FaultRecord, Finding, Verdict
 from harness.scenario.model import Scenario
 
 
@@ -36,7 +36,11 @@ def judge(scenario: Scenario, evidence: Evidence) -> Verdict:
         checks=tuple(checks),
         faults=(*trace, *kernel.records),
         notes=notes,
-        findings=find_known(scenario, evidence, checks) if evidence.libusdm else (),
+        findings=tuple(
+            Finding(defect=check.known, step=check.step, observed=check.observed)
+            for check in checks
+            if check.known and check.passed
+        ),
     )
 
 

@@ -115,16 +115,12 @@ def fetch_build(
     """
     if refresh and offline:
         raise ConfigurationError("newer packages cannot be looked for offline")
-    try:
-        if not refresh or name == "system":
-            return find_build(name)
-    except cache.DamagedEntryError as error:
-        say(f"{error.message}; fetching it again")
-        if offline:
-            raise
-    except InfrastructureError:
-        if offline or name == "system":
-            raise
+    if name == "system":
+        return find_build(name)
+    if not refresh:
+        found = cache.there(lambda: find_build(name), only=offline, say=say, doing="fetching")
+        if found is not None:
+            return found
     source = _source(name)
     with apt.private_apt(source.suites, mirror, say) as packages:
         resolved = packages.with_dependencies(list(source.packages))

@@ -96,9 +96,14 @@ def expand(options: RunOptions) -> list[Cell]:
             name = scenario.id if len(points) == 1 else f"{scenario.id} [qemu {qemu}, kernel {kernel}]"
             cells.append(
                 Cell(
-                    *(scenario, qemu, kernel, name, options.usdm, options.fresh_boot),
-                    options.implementation,
-                    "" if options.implementation == "usdm" else options.libusdm,
+                    scenario,
+                    qemu,
+                    kernel,
+                    name,
+                    usdm=options.usdm,
+                    fresh_boot=options.fresh_boot,
+                    implementation=options.implementation,
+                    libusdm="" if options.implementation == "usdm" else options.libusdm,
                 )
             )
     if not cells:

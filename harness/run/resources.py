@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.guest.guest import GuestPlan
-from harness.guest.payload import Payload, build_payload
+from harness.guest.payload import Payload, build_payload, usdm_package
 from harness.image.build import Image, build_image, find_image
 from harness.image.library import Library, fetch_library, find_library
 from harness.image.recipe import recipe_for_kernel
@@ -75,12 +75,10 @@ def prepare(options: RunOptions, say: Say) -> Resources:
         InfrastructureError: something is missing or damaged; the hint says how to get it.
     """
     # What the user wrote is checked before anything is looked for or fetched.
-    build_payload(options.usdm)
+    usdm_package(options.usdm)
     for kernel in options.kernels:
         recipe_for_kernel(kernel)
-    library = None
-    if options.implementation != "usdm":
-        library = _library(options, say)
+    library = None if options.implementation == "usdm" else _library(options, say)
     payload = build_payload(options.usdm, library.file if library else None)
     builds = {name: _build(name, options, say) for name in dict.fromkeys(options.qemu)}
     images = {kernel: _image(kernel, options, say) for kernel in dict.fromkeys(options.kernels)}

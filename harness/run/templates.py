@@ -164,19 +164,16 @@ def current_keys() -> set[str]:
     scenarios = list_scenarios(())
     keys = set()
     images = _images_here()
-    kinds: list[tuple[Implementation, Library | None]] = [("usdm", None)]
-    kinds += [(on, library) for library in _libraries_here() for on in ("usdm", "libusdm")]
-    for accelerator, (implementation, library) in product(_ACCELERATORS, kinds):
-        emulations = _emulations_here(accelerator)
+    emulations = [_emulations_here(accelerator) for accelerator in _ACCELERATORS]
+    for library in (None, *_libraries_here()):
         payload = build_payload(library=library.file if library else None)
-        resources = Resources(emulations, images, payload, library)
-        for qemu, kernel in product(emulations, images):
-            cells = [Cell(one, qemu, kernel, one.id, implementation=implementation) for one in scenarios]
-            keys |= _keys_of(cells, resources)
-            try:
-                keys.add(_shell_key(resources, qemu, kernel))
-            except ConfigurationError:  # the host's own QEMU may lack what a vIOMMU needs
-                continue
+        kinds: tuple[Implementation, ...] = ("usdm", "libusdm") if library else ("usdm",)
+        for builds in emulations:
+            resources = Resources(builds, images, payload, library)
+            for qemu, kernel in product(builds, images):
+                cells = [Cell(one, qemu, kernel, one.id, implementation=on) for on in kinds for one in scenarios]
+                keys |= _keys_of(cells, resources)
+                keys |= _shell_keys(resources, qemu, kernel)
     return keys
 
 
@@ -189,6 +186,13 @@ def _keys_of(cells: list[Cell], resources: Resources) -> set[str]:
         if len(cells) < 2:
             return set()
         return set().union(*(_keys_of([cell], resources) for cell in cells))
+
+
+def _shell_keys(resources: Resources, qemu: str, kernel: str) -> set[str]:
+    try:
+        return {_shell_key(resources, qemu, kernel)}
+    except ConfigurationError:  # the host's own QEMU may lack what a vIOMMU needs
+        return set()
 
 
 def default_key() -> str:

@@ -58,8 +58,8 @@ class StepExpect(Model):
         return key in self.model_fields_set
 
 
-class Deviation(Model):
-    """What Intel's C library does in this step instead. Without it, the library must do what ``expect`` says."""
+class Known(Model):
+    """Something that Intel's C library is known to do otherwise."""
 
     defect: Literal[tuple(DEFECTS) + tuple(OTHER)] = Field(  # type: ignore[valid-type]
         description="Which known defect it is (docs/libusdm-findings.md), or policy, or absent."
@@ -67,15 +67,20 @@ class Deviation(Model):
     versions: Requirement | None = Field(
         default=None, description='Comparisons with the library\'s version; others do as expect says, e.g. ">=26.02".'
     )
+
+    def applies(self, version: str) -> bool:
+        """Whether this version of the library is meant, e.g. ``26.08.0-2``."""
+        return self.versions is None or satisfies(version, self.versions)
+
+
+class Deviation(Known):
+    """What Intel's C library does in this step instead. Without it, the library must do what ``expect`` says."""
+
     expect: StepExpect = Field(
         default_factory=StepExpect,
         description="What must be seen of the library: the whole expectation, instead of the step's own. The error of "
         "a C function that fails is CFailure.",
     )
-
-    def applies(self, version: str) -> bool:
-        """Whether this version of the library is meant, e.g. ``26.08.0-2``."""
-        return self.versions is None or satisfies(version, self.versions)
 
 
 def exactly_one(first: str, second: str, model: Model) -> None:
@@ -111,18 +116,10 @@ class FaultExpect(Model):
         return self
 
 
-class ScenarioDeviation(Model):
+class ScenarioDeviation(Known):
     """The faults that Intel's C library leads to instead."""
 
-    defect: Literal[tuple(DEFECTS) + tuple(OTHER)] = Field(  # type: ignore[valid-type]
-        description="Which known defect it is (docs/libusdm-findings.md), or policy, or absent."
-    )
-    versions: Requirement | None = Field(default=None, description="As in a step's libusdm.")
     faults: tuple[FaultExpect, ...] = Field(default=(), strict=False, description="Every fault that happens then.")
-
-    def applies(self, version: str) -> bool:
-        """Whether this version of the library is meant."""
-        return self.versions is None or satisfies(version, self.versions)
 
 
 class ScenarioExpect(Model):

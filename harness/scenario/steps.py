@@ -107,6 +107,12 @@ _RETURNS = (
     *("mem_init", "mem_init_fd"),
 )
 _OBSERVES = {
+    "container_info": ("counts",),
+    "map_each": ("counts",),
+    "unmap_each": ("counts",),
+    "statistics": ("counts",),
+    "hugepages": ("counts",),
+    "threads": ("counts",),
     "check": ("equal",),
     "compare": ("equal",),
     "translate_back": ("same",),
@@ -115,19 +121,13 @@ _OBSERVES = {
     "free_plain": ("pointer",),
     "nodes": ("nodes",),
 }
-_COUNTS = ("map_each", "unmap_each", "statistics", "hugepages", "threads", "container_info")
 
 
 def expect_keys(kind: str) -> tuple[str, ...]:
     """The keys of ``expect`` that fit a kind of step; none for ``fork``, whose steps have their own."""
     if kind == "fork":
         return ()
-    keys = ["error", "says"]
-    if kind in _RETURNS:
-        keys.append("returns")
-    if kind in _COUNTS:
-        keys.append("counts")
-    return (*keys, *_OBSERVES.get(kind, ()))
+    return ("error", "says", *(("returns",) if kind in _RETURNS else ()), *_OBSERVES.get(kind, ()))
 
 
 class Step(Model):
