@@ -218,8 +218,9 @@ def list_command(paths: Paths = None, text: Filter = None, as_json: AsJson = Fal
 
 @app.command(epilog=examples("harness lint", "harness lint my/scenarios one.yaml", "harness lint --json my/scenarios"))
 def lint(paths: Paths = None, as_json: AsJson = False) -> None:
-    """Check scenario files; prints every problem of every file as file:line:column: message (hint).
+    """Check scenario files, and print every problem.
 
+    Each is one line, file:line:column: message (hint); all problems of all files are told at once.
     The exit code is 2 when there is a problem, else 0. No guest is started.
     """
 
@@ -333,7 +334,10 @@ def fetch_command(
     offline: Offline = False,
     mirror: Mirror = None,
 ) -> None:
-    """Get what a run needs into the cache: QEMU builds, images, the C library. Without options: for the default run."""
+    """Get what a run needs into the cache.
+
+    QEMU builds and guest images; the C library where --libusdm names it. Without options: for the default run.
+    """
 
     def body() -> int:
         from harness.run.options import RunOptions

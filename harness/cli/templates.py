@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from harness.run.templates import Built, Listed
 
 template_app = typer.Typer(
-    help="Templates: guests booted once and frozen, kept in the cache; each guest of a run is a clone of one.",
+    help="Templates, booted once, that guests are cloned from.\n\nEach is a guest that was booted and frozen. They are "
+    "kept in the cache, and a run makes those that it needs.",
     no_args_is_help=True,
 )
 _DIGITS = 12
