@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from harness.results import StepEvidence
 from harness.scenario.steps import Fork, Step
 
-_NAMING = {"alloc": "as", "map": "buffer", "container_map": "buffer"}
+_NAMING = {"alloc": "as", "map": "buffer", "container_map": "buffer", "physical_address": "buffer", "remap": "buffer"}
 
 
 class Bindings:
@@ -54,7 +54,7 @@ def _next(before: int | None, buffer: str, seen: StepEvidence) -> int | None:
     if key is None or seen.args.get(key) != buffer or seen.error is not None:
         return before
     iova = seen.values.get("iova")
-    if not isinstance(iova, int) or isinstance(iova, bool) or (iova == 0 and seen.kind != "container_map"):
+    if not isinstance(iova, int) or isinstance(iova, bool) or (iova == 0 and seen.kind in ("alloc", "map")):
         # USDM says 0 for a mapping that failed.
         return before
     offset = seen.args.get("offset")

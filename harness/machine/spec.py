@@ -15,13 +15,17 @@ class DeviceSpec:
 
     Args:
         name: its name in the scenario; also QEMU's id.
-        model: ``edu``.
+        model: ``edu``, ``nvme``, or ``vf`` for a VF, which is there when its PF's SR-IOV has been switched on.
         at: bus, device and function where the guest sees it, e.g. ``02:00.0``.
+        vfs: how many VFs an nvme offers.
+        of: name of a VF's PF.
     """
 
     name: str
-    model: Literal["edu"]
+    model: Literal["edu", "nvme", "vf"]
     at: str
+    vfs: int = 0
+    of: str = ""
 
     @property
     def bdf(self) -> tuple[int, int, int]:

@@ -160,7 +160,7 @@ def _side_evidence(side: _Collected, scenario: Scenario, resources: Resources) -
     return Evidence(
         steps=tuple(side.steps),
         kernel_log=side.kernel_log,
-        devices={name: device.at for name, device in scenario.machine.devices.items()},
+        devices=scenario.machine.addresses,
         libusdm=library.version if library else "",
     )
 

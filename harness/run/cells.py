@@ -136,7 +136,10 @@ def unmet(cell: Cell, resources: Resources) -> str | None:
 def machine_spec(scenario: Scenario) -> MachineSpec:
     """The scenario's machine as the part that starts machines takes it."""
     machine = scenario.machine
-    devices = tuple(DeviceSpec(name, device.model, device.at) for name, device in machine.devices.items())
+    devices = tuple(
+        DeviceSpec(name, device.model, machine.address(name), device.vfs, device.of or "")
+        for name, device in machine.devices.items()
+    )
     highest = max((device.bdf[0] for device in devices), default=0)
     return MachineSpec(
         iommu=machine.iommu,

@@ -111,11 +111,24 @@ class _CrossCheck:
     def _machine(self, machine: Machine) -> None:
         taken: dict[str, str] = {}
         for name, device in machine.devices.items():
-            path: Path_ = ("machine", "devices", name, "at")
-            if device.at in taken:
-                message = f"expected an address of its own, found {device.at}, which is '{taken[device.at]}'"
-                self._add(path, message, "each device needs its own bus: 01:00.0 to 08:00.0")
-            taken.setdefault(device.at, name)
+            path: Path_ = ("machine", "devices", name)
+            if device.model == "vf":
+                pf = machine.devices.get(str(device.of))
+                if pf is None or pf.model != "nvme" or not pf.vfs:
+                    offer = [one for one, other in machine.devices.items() if other.vfs]
+                    hint = suggest(str(device.of), offer, "these have VFs:") if offer else "write vfs: 16 at an nvme"
+                    self._add((*path, "of"), f"expected a PF with VFs, found '{device.of}'", hint)
+                    continue
+                if (device.number or 0) > pf.vfs:
+                    message = f"expected a number from 1 to {pf.vfs}, found {device.number}"
+                    self._add((*path, "number"), message, f"'{device.of}' offers {pf.vfs} VFs")
+                    continue
+            at = machine.address(name)
+            if at in taken:
+                message = f"expected an address of its own, found {at}, which is '{taken[at]}'"
+                where: Path_ = (*path, "at" if device.model != "vf" else "number")
+                self._add(where, message, "each device needs its own bus: 01:00.0 to 08:00.0")
+            taken.setdefault(at, name)
 
     def _steps(self, steps: tuple[Any, ...], at: Path_, names: _Names) -> None:
         for index, raw in enumerate(steps):

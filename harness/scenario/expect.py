@@ -17,6 +17,7 @@ from harness.scenario.values import (
     Requirement,
     Returns,
     SignedSize,
+    Size,
     refuse,
     satisfies,
 )
@@ -51,6 +52,14 @@ class StepExpect(Model):
     )
     nodes: tuple[int, ...] | None = Field(
         default=None, strict=False, description="nodes: the NUMA nodes that the pages are on, ascending."
+    )
+    mapped: Literal["one_to_one", "whole", "none", "partial"] | None = Field(
+        default=None,
+        description="mappings: whole (each page leads to the buffer's own page), one_to_one (and its IOVA is its "
+        "physical address), none (nothing of the range is mapped), partial (some is).",
+    )
+    page_sizes: tuple[Size, ...] | None = Field(
+        default=None, strict=False, description="mappings: the sizes of the pages that map the range, ascending."
     )
 
     def names(self, key: str) -> bool:

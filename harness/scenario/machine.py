@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -10,6 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from harness.scenario.base import Model
 from harness.scenario.values import Bdf, Name, Requirement, Size, Word, refuse, satisfies, split_bdf
 
+OptionName = Annotated[str, Field(pattern=r"^[A-Z0-9_]{1,64}$")]
 _MIB = 1 << 20
 _MAX_BUS = 8
 _MAX_SLOT_OF_BUS_0 = 0x0F
@@ -37,13 +39,41 @@ def _device_name(value: str) -> str:
 
 
 class Device(Model):
-    """An emulated PCI device under test."""
+    """An emulated PCI function under test."""
 
-    model: Literal["edu"] = Field(description="QEMU's device model. edu copies up to 4 KiB per DMA, both ways.")
-    at: Annotated[Bdf, AfterValidator(_reachable)] = Field(
-        description="Where the guest sees it, bus:device.function: 01:00.0 to 08:00.0 behind a root port each, or "
-        "00:01.0 to 00:0f.0."
+    model: Literal["edu", "nvme", "vf"] = Field(
+        description="edu copies up to 4 KiB per DMA, ten a second. nvme copies whole sectors of 512 bytes, thousands a "
+        "second, and can have VFs. vf is a VF of an nvme."
     )
+    at: Annotated[Bdf, AfterValidator(_reachable)] | None = Field(
+        default=None,
+        description="Where the guest sees it, bus:device.function: 01:00.0 to 08:00.0 behind a root port each, or "
+        "00:01.0 to 00:0f.0 (edu only). A VF has none: its number says where it is.",
+    )
+    vfs: int = Field(default=0, ge=0, le=127, description="nvme: how many VFs it offers; 0, the default, is no SR-IOV.")
+    of: Name | None = Field(default=None, description="vf: the PF, by its name.")
+    number: int | None = Field(default=None, ge=1, le=127, description="vf: which one, from 1.")
+
+    @model_validator(mode="after")
+    def _fits_model(self) -> Device:
+        if self.model == "vf":
+            if self.of is None or self.number is None or self.at is not None or self.vfs:
+                raise refuse(
+                    "of and number, and nothing else, for a vf",
+                    "other keys",
+                    "{model: vf, of: pf, number: 1}",
+                    quote=False,
+                )
+            return self
+        if self.of is not None or self.number is not None:
+            raise refuse("of and number for a vf only", f"model: {self.model}", "take them away", quote=False)
+        if self.at is None:
+            raise refuse("an address", "none", 'write at: "02:00.0"', quote=False)
+        if self.model == "edu" and self.vfs:
+            raise refuse("VFs of an nvme only", "vfs beside model: edu", "edu has no SR-IOV", quote=False)
+        if self.model == "nvme" and self.at.startswith("00:"):
+            raise refuse("an nvme behind a root port", self.at, "01:00.0 to 08:00.0")
+        return self
 
 
 class Machine(Model):
@@ -72,12 +102,37 @@ class Machine(Model):
             raise refuse("aw_bits 39 or 48", self.aw_bits, "36 bits are possible with iommu: virtio only")
         return self
 
+    def address(self, name: str) -> str:
+        """Where the guest sees a device, e.g. ``02:01.2`` for VF 10 of a PF at ``02:00.0``.
+
+        A VF's requester ID is its PF's + First VF Offset + (number - 1) * VF Stride; of QEMU's nvme both are 1.
+
+        Raises:
+            KeyError: there is no such device, or a VF's PF is none.
+        """
+        device = self.devices[name]
+        if device.model != "vf":
+            return str(device.at)
+        bus, slot, function = split_bdf(str(self.devices[str(device.of)].at))
+        requester = (bus << 8 | slot << 3 | function) + (device.number or 0)
+        return f"{requester >> 8:02x}:{requester >> 3 & 0x1F:02x}.{requester & 7}"
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Name of each device to its address."""
+        return {name: self.address(name) for name in self.devices}
+
 
 class Needs(Model):
     """Versions and implementations without which the scenario is skipped."""
 
     qemu: Requirement | None = Field(default=None, description='Comparisons with the QEMU version, e.g. ">=10.0".')
     kernel: Requirement | None = Field(default=None, description='Comparisons with the kernel release, e.g. ">=6.16".')
+    kernel_options: dict[OptionName, bool] = Field(
+        default_factory=dict,
+        description="Options of the kernel's configuration without CONFIG_, and whether they must be there; without "
+        "--kernel a kernel is chosen that is so: {VFIO_NOIOMMU: true}.",
+    )
     implementation: Literal["usdm", "libusdm"] | None = Field(
         default=None, description="The only implementation that the steps make sense on."
     )
@@ -85,7 +140,27 @@ class Needs(Model):
         default=None, description='Comparisons with the version of the C library, e.g. ">=26.08".'
     )
 
-    def unmet(self, *, qemu: str, kernel: str, implementation: str = "usdm", libusdm: str = "") -> str | None:
+    def unmet_options(self, options: Collection[str]) -> list[str]:
+        """The options that are not as they must be, each as words.
+
+        Args:
+            options: names of the options, without ``CONFIG_``, that a kernel has built in or as modules.
+        """
+        return [
+            f"{'with' if wanted else 'without'} {name}"
+            for name, wanted in sorted(self.kernel_options.items())
+            if (name in options) is not wanted
+        ]
+
+    def unmet(
+        self,
+        *,
+        qemu: str,
+        kernel: str,
+        implementation: str = "usdm",
+        libusdm: str = "",
+        options: Collection[str] | None = None,
+    ) -> str | None:
         """Why these versions will not do, as one line; None when they will.
 
         Args:
@@ -93,12 +168,16 @@ class Needs(Model):
             kernel: the guest kernel's release, e.g. ``6.12.88+deb13-amd64``.
             implementation: what the steps run on: ``usdm``, ``libusdm`` or ``both``.
             libusdm: the C library's version, e.g. ``26.08.0-2``; empty without it.
+            options: the kernel's options, see :meth:`unmet_options`; None when nobody knows them.
         """
         reasons = []
         if self.qemu and not satisfies(qemu, self.qemu):
             reasons.append(f"needs QEMU {self.qemu}, this is {qemu}")
         if self.kernel and not satisfies(kernel, self.kernel):
             reasons.append(f"needs kernel {self.kernel}, this is {kernel}")
+        missing = [] if options is None else self.unmet_options(options)
+        if missing:
+            reasons.append(f"needs a kernel {' and '.join(missing)}, this is {kernel}")
         if self.implementation not in (None, implementation):
             reasons.append(f"needs the implementation {self.implementation}, this is {implementation}")
         if self.libusdm and libusdm and not satisfies(libusdm, self.libusdm):

@@ -45,6 +45,16 @@ from harness.scenario.args import (
     UnmapEach,
     Unregister,
 )
+from harness.scenario.args_function import (
+    DisableVfs,
+    EnableVfs,
+    Mappings,
+    NoIommu,
+    PhysicalAddress,
+    Remap,
+    RemapSize,
+    Unremap,
+)
 from harness.scenario.base import Model
 from harness.scenario.expect import Deviation, StepExpect
 from harness.scenario.problems import suggest
@@ -98,13 +108,21 @@ KINDS: dict[str, type[Args]] = {
     "dma_write": DmaWrite,
     "container_map": ContainerMap,
     "container_unmap": ContainerUnmap,
+    "noiommu": NoIommu,
+    "enable_vfs": EnableVfs,
+    "disable_vfs": DisableVfs,
+    "physical_address": PhysicalAddress,
+    "remap_size": RemapSize,
+    "remap": Remap,
+    "unremap": Unremap,
+    "mappings": Mappings,
     "fork": Fork,
 }
 """Every kind of step and the model of its arguments."""
 
 _RETURNS = (
     *("register", "unregister", "register_fd", "alloc", "alloc_plain", "map", "unmap", "map_each", "unmap_each"),
-    *("mem_init", "mem_init_fd"),
+    *("mem_init", "mem_init_fd", "remap_size", "remap", "unremap"),
 )
 _OBSERVES = {
     "container_info": ("counts",),
@@ -120,6 +138,8 @@ _OBSERVES = {
     "free": ("pointer",),
     "free_plain": ("pointer",),
     "nodes": ("nodes",),
+    "enable_vfs": ("counts",),
+    "mappings": ("mapped", "page_sizes", "counts"),
 }
 
 
