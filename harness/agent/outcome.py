@@ -39,6 +39,10 @@ class NoMemory(StepError):
     """The kernel did not give the memory."""
 
 
+class NotSet(StepError):
+    """The guest's kernel did not do what the step asked for."""
+
+
 class ChildFailed(StepError):
     """A forked child did not come to its end, or took too long."""
 

@@ -7,7 +7,7 @@ import os
 import struct
 
 from harness.agent import own_memory, pci
-from harness.agent.outcome import Outcome, StepError
+from harness.agent.outcome import NotSet, Outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,10 +23,6 @@ _CAP_IPC_LOCK = 14
 _CAPABILITY_VERSION = 0x20080522
 _PAGE = 4096
 _SYSCALLS = {"x86_64": (125, 126, 279), "aarch64": (90, 91, 239)}  # capget, capset, move_pages
-
-
-class NotSet(StepError):
-    """The guest's kernel did not do what the step asked for."""
 
 
 def environment(_context: Context, args: dict[str, Any]) -> Outcome:
