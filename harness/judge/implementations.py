@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from harness.fault import evidence_faults, reason_name
 from harness.judge.faults import other_faults
+from harness.judge.mappings import mapping
 from harness.judge.steps import deviation
 from harness.judge.words import listed, value
 from harness.results import Check, Evidence, StepEvidence
@@ -108,6 +109,10 @@ def _facets(step: Step, seen: StepEvidence, evidence: Evidence) -> dict[str, obj
         facets["returned"] = seen.returns
     if seen.error is None:
         facets |= {name: seen.values.get(name) for name in _SAME.get(seen.kind, ())}
+    if seen.kind == "mappings" and seen.error is None:
+        found = mapping(seen)
+        # That an IOVA happens to be the physical address is no difference.
+        facets["mapped"] = None if found is None else found.kind.replace("one_to_one", "whole")
     iova = seen.values.get("iova")
     if isinstance(iova, int) and seen.kind in ("alloc", "map"):
         size = getattr(step.args, "size", 1)

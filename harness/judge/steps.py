@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+from harness.judge.aspect import NOT_SAID, Aspect
+from harness.judge.mappings import mapping_aspects
 from harness.judge.words import value
 from harness.results import Check, StepEvidence
 from harness.scenario.args import Alloc
@@ -15,22 +16,12 @@ from harness.scenario.steps import Fork, Step
 IOVA_UNIT = 2 << 20
 """Bytes that an IOVA of qaeMemMapContiguousIova is a multiple of, as its specification says."""
 
-_NOT_SAID = "no word on it"
 _C_FAILURE = "CFailure"
 # Errors of the steps themselves, which do not come from the implementation.
 _STEP_ERRORS = (
     *("NotAccessible", "DeviceNotOpen", "NoIova", "ChildFailed", "DmaTimeout", "UnknownBuffer", "UnknownDevice"),
-    *("NotOffered", "NoLibrary", "NotSet", "UnknownStep"),
+    *("NotOffered", "NoLibrary", "NotSet", "UnknownStep", "NotReadable", "NotMounted"),
 )
-
-
-@dataclass(frozen=True)
-class _Aspect:
-    """One thing that is looked at in a step."""
-
-    good: bool
-    expected: str
-    observed: str
 
 
 def check_steps(steps: Sequence[Step], evidence: Sequence[StepEvidence], libusdm: str = "") -> Iterator[Check]:
@@ -92,7 +83,7 @@ def _surplus(
         )
 
 
-def _check(name: str, aspects: Sequence[_Aspect], index: int, known: str) -> Check:
+def _check(name: str, aspects: Sequence[Aspect], index: int, known: str) -> Check:
     bad = [aspect for aspect in aspects if not aspect.good]
     message = "; ".join(f"expected {a.expected}, observed {a.observed}" for a in bad)
     return Check(
@@ -106,9 +97,9 @@ def _check(name: str, aspects: Sequence[_Aspect], index: int, known: str) -> Che
     )
 
 
-def _aspects(step: Step, seen: StepEvidence, libusdm: str) -> Iterator[_Aspect]:
+def _aspects(step: Step, seen: StepEvidence, libusdm: str) -> Iterator[Aspect]:
     if seen.kind != step.kind:
-        yield _Aspect(good=False, expected=f"evidence of {step.kind}", observed=f"evidence of {seen.kind}")
+        yield Aspect(good=False, expected=f"evidence of {step.kind}", observed=f"evidence of {seen.kind}")
         return
     known = deviation(step, libusdm)
     expect = step.expect if known is None else known.expect
@@ -121,14 +112,14 @@ def _aspects(step: Step, seen: StepEvidence, libusdm: str) -> Iterator[_Aspect]:
         yield _returns(expect, seen)
     if expect.pointer is not None:
         yield _equals("pointer", expect.pointer, seen.values.get("pointer"))
-    for name, count in (expect.counts or {}).items():
+    for name, count in (expect.counts or {}).items() if step.kind != "mappings" else ():
         yield _equals(name, count, seen.values.get("counts", seen.values).get(name))
     # A step that raised an error has observed nothing, and one that should have is judged by that alone.
     if seen.error is None and expect.error is None:
         yield from _observations(step, expect, seen)
 
 
-def _observations(step: Step, expect: StepExpect, seen: StepEvidence) -> Iterator[_Aspect]:
+def _observations(step: Step, expect: StepExpect, seen: StepEvidence) -> Iterator[Aspect]:
     if expect.nodes is not None:
         yield _equals("nodes", list(expect.nodes), seen.values.get("nodes"))
     if step.kind in ("check", "compare"):
@@ -140,12 +131,14 @@ def _observations(step: Step, expect: StepExpect, seen: StepEvidence) -> Iterato
     if step.kind in ("dma_read", "dma_write"):
         done = seen.values.get("completed")
         observed = "a completed DMA" if done is True else "a DMA that did not complete"
-        yield _Aspect(good=done is True, expected="a completed DMA", observed=observed)
+        yield Aspect(good=done is True, expected="a completed DMA", observed=observed)
     if step.kind in ("alloc", "map"):
         yield from _aligned(step, seen)
+    if step.kind == "mappings":
+        yield from mapping_aspects(expect, seen)
 
 
-def _error(expect: StepExpect, seen: StepEvidence, *, any_name: bool) -> _Aspect:
+def _error(expect: StepExpect, seen: StepEvidence, *, any_name: bool) -> Aspect:
     """Whether the step met the error that it should, or none.
 
     Args:
@@ -155,38 +148,38 @@ def _error(expect: StepExpect, seen: StepEvidence, *, any_name: bool) -> _Aspect
     """
     expected = "no error" if expect.error is None else f"the error {expect.error}"
     if seen.error is None:
-        return _Aspect(good=expect.error is None, expected=expected, observed="no error")
+        return Aspect(good=expect.error is None, expected=expected, observed="no error")
     said = f": {seen.error.message}" if seen.error.message else ""
     good = seen.error.type == expect.error or (
         any_name and expect.error is not None and seen.error.type == _C_FAILURE and expect.error not in _STEP_ERRORS
     )
-    return _Aspect(good=good, expected=expected, observed=f"the error {seen.error.type}{said}")
+    return Aspect(good=good, expected=expected, observed=f"the error {seen.error.type}{said}")
 
 
-def _says(pattern: str, seen: StepEvidence) -> _Aspect:
+def _says(pattern: str, seen: StepEvidence) -> Aspect:
     text = "" if seen.error is None else seen.error.message
-    return _Aspect(
+    return Aspect(
         good=re.search(pattern, text) is not None, expected=f"an error that says {pattern}", observed=value(text)
     )
 
 
-def _equals(name: str, wanted: object, found: object) -> _Aspect:
-    said = _NOT_SAID if found is None else f"{name} {value(found)}"
-    return _Aspect(good=found == wanted, expected=f"{name} {value(wanted)}", observed=said)
+def _equals(name: str, wanted: object, found: object) -> Aspect:
+    said = NOT_SAID if found is None else f"{name} {value(found)}"
+    return Aspect(good=found == wanted, expected=f"{name} {value(wanted)}", observed=said)
 
 
-def _aligned(step: Step, seen: StepEvidence) -> Iterator[_Aspect]:
+def _aligned(step: Step, seen: StepEvidence) -> Iterator[Aspect]:
     """Whether the IOVA that a step was given is a multiple of what it must be."""
     iova = _number(seen.values.get("iova"))
     boundary = step.args.align if isinstance(step.args, Alloc) else IOVA_UNIT
     if iova and boundary:
         observed = f"the IOVA {iova:#x}"
-        yield _Aspect(
+        yield Aspect(
             good=iova % boundary == 0, expected=f"an IOVA that is a multiple of {boundary:#x}", observed=observed
         )
 
 
-def _returns(expect: StepExpect, seen: StepEvidence) -> _Aspect:
+def _returns(expect: StepExpect, seen: StepEvidence) -> Aspect:
     wanted = expect.returns
     if wanted == "nonzero":
         good = seen.returns is not None and seen.returns != 0
@@ -194,43 +187,43 @@ def _returns(expect: StepExpect, seen: StepEvidence) -> _Aspect:
     else:
         good = seen.returns == wanted
         expected = f"the return value {value(wanted)}"
-    return _Aspect(good=good, expected=expected, observed=f"the return value {value(seen.returns)}")
+    return Aspect(good=good, expected=expected, observed=f"the return value {value(seen.returns)}")
 
 
-def _equal(wanted: bool, seen: StepEvidence) -> _Aspect:
+def _equal(wanted: bool, seen: StepEvidence) -> Aspect:
     words = {True: "equal bytes", False: "bytes that differ"}
     found = seen.values.get("equal")
     if not isinstance(found, bool):
-        return _Aspect(good=False, expected=words[wanted], observed=_NOT_SAID)
+        return Aspect(good=False, expected=words[wanted], observed=NOT_SAID)
     observed = words[found]
     if not found and seen.values.get("first_difference") is not None:
         observed += f", the first at {value(seen.values['first_difference'])}"
-    return _Aspect(good=found is wanted, expected=words[wanted], observed=observed)
+    return Aspect(good=found is wanted, expected=words[wanted], observed=observed)
 
 
-def _same(wanted: bool, seen: StepEvidence) -> _Aspect:
+def _same(wanted: bool, seen: StepEvidence) -> Aspect:
     words = {True: "the same virtual address", False: "another virtual address"}
     found = seen.values.get("same")
     if not isinstance(found, bool):
-        return _Aspect(good=False, expected=words[wanted], observed=_NOT_SAID)
+        return Aspect(good=False, expected=words[wanted], observed=NOT_SAID)
     observed = words[found]
     if not found and "found" in seen.values:
         observed += f", {value(seen.values['found'])}"
-    return _Aspect(good=found is wanted, expected=words[wanted], observed=observed)
+    return Aspect(good=found is wanted, expected=words[wanted], observed=observed)
 
 
-def _translation(wanted: str, seen: StepEvidence) -> _Aspect:
+def _translation(wanted: str, seen: StepEvidence) -> Aspect:
     present, absent = (_number(seen.values.get(key)) for key in ("present", "absent"))
     contiguous = seen.values.get("contiguous")
     if present is None or absent is None:
-        return _Aspect(good=False, expected=_TRANSLATION[wanted], observed=_NOT_SAID)
+        return Aspect(good=False, expected=_TRANSLATION[wanted], observed=NOT_SAID)
     # A range in which nothing was looked at is neither contiguous nor absent.
     whole = present > 0 and absent == 0 and contiguous is True
     none = absent > 0 and present == 0
     row = "" if contiguous is None or not present else ", contiguous" if contiguous is True else ", not contiguous"
     observed = f"{present} addresses translated, {absent} not{row}"
     good = {"contiguous": whole, "absent": none, "partial": present > 0 and absent > 0}[wanted]
-    return _Aspect(good=good, expected=_TRANSLATION[wanted], observed=observed)
+    return Aspect(good=good, expected=_TRANSLATION[wanted], observed=observed)
 
 
 _TRANSLATION = {

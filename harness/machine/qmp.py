@@ -107,6 +107,24 @@ class Qmp:
             raise InfrastructureError(f"QEMU did not take an open file: {error}") from error
         await self.execute("getfd", {"fdname": name})
 
+    async def add_file(self, file: int) -> tuple[int, int]:
+        """Give QEMU an open file as its own descriptor.
+
+        Returns:
+            The descriptor's number in QEMU, and the set that ``remove-fd`` closes it by.
+
+        Raises:
+            InfrastructureError: QEMU did not take it.
+        """
+        try:
+            self._client.send_fd_scm(file)
+        except (QMPError, OSError) as error:
+            raise InfrastructureError(f"QEMU did not take an open file: {error}") from error
+        added = await self.execute("add-fd")
+        if not isinstance(added, dict):
+            raise InfrastructureError(f"QEMU answered add-fd with {added!r}")
+        return int(added["fd"]), int(added["fdset-id"])
+
     @contextlib.contextmanager
     def listen(self, event: str) -> Iterator[EventListener]:
         """The events of one name from now on."""

@@ -22,6 +22,7 @@ from harness.run.cells import Cell, machine_spec, unmet
 from harness.run.jobs import StartKind
 from harness.run.options import RunOptions
 from harness.run.resources import Resources
+from harness.run.tables import add_tables
 from harness.scenario import Scenario
 
 SETUP_SECONDS = 60.0
@@ -191,6 +192,7 @@ def _run_steps(
     for index, step in enumerate(cell.scenario.steps):
         args = step.args_json()
         answer = guest.request(f"step {index} ({step.kind})", step.kind, args, deadline)
+        add_tables(guest, step.kind, args, answer, deadline)
         collected.steps.append(_evidence(index, step.kind, args, answer, trace.new_lines()))
     collected.stages["steps"] = time.monotonic() - began
     values = guest.ask("reading the kernel log", "_end", {}, Deadline.after(SETUP_SECONDS))

@@ -53,13 +53,14 @@ class StepExpect(Model):
     nodes: tuple[int, ...] | None = Field(
         default=None, strict=False, description="nodes: the NUMA nodes that the pages are on, ascending."
     )
-    mapped: Literal["one_to_one", "whole", "none", "partial"] | None = Field(
+    mapped: Literal["one_to_one", "whole", "none", "partial", "untranslated"] | None = Field(
         default=None,
         description="mappings: whole (each page leads to the buffer's own page), one_to_one (and its IOVA is its "
-        "physical address), none (nothing of the range is mapped), partial (some is).",
+        "physical address), none (nothing of the range is mapped), partial (some is), untranslated (no table is asked: "
+        "no IOMMU, translation disabled, or pass-through). Without it: no page leads to what is not the buffer's.",
     )
     page_sizes: tuple[Size, ...] | None = Field(
-        default=None, strict=False, description="mappings: the sizes of the pages that map the range, ascending."
+        default=None, strict=False, description="mappings: the sizes of the pages that map the range, each once."
     )
 
     def names(self, key: str) -> bool:
