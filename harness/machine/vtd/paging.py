@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from harness.machine.vtd.bits import PAGE, PAGE_SHIFT, get_address, put_address
@@ -21,6 +21,8 @@ ENTRIES: Final = 512
 _STRIDE: Final = 9
 _LARGE: Final = 1 << 7
 _LARGEST_LEAF: Final = 3
+# A page: IOVA, physical address, bytes, whether a device may read it, and write it.
+_Page = tuple[int, int, int, bool, bool]
 _TABLE: Final = struct.Struct(f"<{ENTRIES}Q")
 
 
@@ -128,12 +130,8 @@ class PageTables:
         for low, high, moved in self._reachable():
             start, stop = max(first - moved, low), min(first + size - moved, high)
             if start < stop:
-                for run in join(self._leaves(read, self.table, self.levels, 0, (start, stop), self._all_rights)):
-                    yield replace(run, iova=run.iova + moved)
-
-    @property
-    def _all_rights(self) -> int:
-        return self.stage.read | self.stage.write
+                rights = self.stage.read | self.stage.write
+                yield from _join(self._leaves(read, self.table, self.levels, 0, (start, stop), rights), moved)
 
     def _reachable(self) -> tuple[tuple[int, int, int], ...]:
         """Ranges of addresses in the tables (first, end) and what is added to one to make an IOVA of it."""
@@ -144,7 +142,7 @@ class PageTables:
 
     def _leaves(
         self, read: Read, table: int, level: int, base: int, span: tuple[int, int], rights: int
-    ) -> Iterator[Run]:
+    ) -> Iterator[_Page]:
         """The pages below a table, each by itself.
 
         Args:
@@ -169,29 +167,22 @@ class PageTables:
             if level == 1 or (entry & _LARGE and level <= _LARGEST_LEAF):
                 # The bits of a large page's address below its size say other things, or are reserved.
                 physical = get_address(entry) // covers * covers
-                yield Run(here, physical, covers, covers, readable, writable)
+                yield here, physical, covers, readable, writable
             else:
                 below = max(span[0], here), min(span[1], here + covers)
                 yield from self._leaves(read, get_address(entry), level - 1, here, below, common)
 
 
-def join(runs: Iterable[Run]) -> Iterator[Run]:
-    """Make one of runs that go on where the one before ends, in both address spaces, with equal pages and permissions.
-
-    Args:
-        runs: in ascending order.
-    """
-    held: Run | None = None
-    for run in runs:
-        if (
-            held is not None
-            and (held.iova + held.size, held.physical + held.size) == (run.iova, run.physical)
-            and (held.page, held.read, held.write) == (run.page, run.read, run.write)
-        ):
-            held = replace(held, size=held.size + run.size)
-        else:
-            if held is not None:
-                yield held
-            held = run
+def _join(pages: Iterable[_Page], moved: int) -> Iterator[Run]:
+    """Make runs of pages in ascending order, as long as they can be; ``moved`` is added to each IOVA."""
+    held: _Page | None = None
+    size = 0
+    for page in pages:
+        if held is not None:
+            if page[2:] == held[2:] and page[0] == held[0] + size and page[1] == held[1] + size:
+                size += page[2]
+                continue
+            yield Run(held[0] + moved, held[1], size, *held[2:])
+        held, size = page, page[2]
     if held is not None:
-        yield held
+        yield Run(held[0] + moved, held[1], size, *held[2:])
