@@ -23,6 +23,7 @@ from harness.scenario.values import is_name
 from harness.scenario.yaml_marks import Document, Path_
 
 _M = TypeVar("_M", bound=Model)
+_OUTSIDE = 3  # parts of the path of a step's arguments that is in no other step
 
 
 @dataclass(slots=True)
@@ -83,7 +84,10 @@ class _CrossCheck:
         if isinstance(steps, tuple):
             self._steps(steps, ("steps",), names)
             if machine is not None and machine.iommu == "virtio":
-                self._no_dma(steps, ("steps",))
+                hint = "faults of virtio-iommu have no witness here: use iommu: intel"
+                self._forbid(steps, ("steps",), ("dma_read", "dma_write"), "DMA behind virtio-iommu", hint)
+                hint = "virtio-iommu has no tables in the guest's memory: use iommu: intel"
+                self._forbid(steps, ("steps",), ("mappings",), "mappings behind virtio-iommu", hint)
         expect = data.get("expect")
         if isinstance(expect, dict):
             self._faults(expect, ("expect",), names)
@@ -98,15 +102,14 @@ class _CrossCheck:
             if fault is not None:
                 self._fault(fault, (*path, "faults", index), names)
 
-    def _no_dma(self, steps: tuple[Any, ...], at: Path_) -> None:
-        """Nobody would see a fault, so a scenario that names none could not be judged."""
+    def _forbid(self, steps: tuple[Any, ...], at: Path_, kinds: tuple[str, ...], what: str, hint: str) -> None:
+        """Refuse kinds of steps that could not be judged there, for lack of a witness."""
         for index, raw in enumerate(steps):
             kind = _kind_of(raw)
-            if kind in ("dma_read", "dma_write"):
-                hint = "faults of virtio-iommu have no witness here: use iommu: intel"
-                self._add((*at, index, kind), f"expected no DMA behind virtio-iommu, found {kind}", hint, key=True)
+            if kind in kinds:
+                self._add((*at, index, kind), f"expected no {what}, found {kind}", hint, key=True)
             if kind == "fork" and isinstance(raw[kind], dict) and isinstance(raw[kind].get("steps"), tuple):
-                self._no_dma(raw[kind]["steps"], (*at, index, kind, "steps"))
+                self._forbid(raw[kind]["steps"], (*at, index, kind, "steps"), kinds, what, hint)
 
     def _machine(self, machine: Machine) -> None:
         taken: dict[str, str] = {}
@@ -197,10 +200,13 @@ class _CrossCheck:
         """Check the names and the places that a step uses."""
         device = getattr(args, "device", None)
         known = device is not None and self._device(device, (*path, "device"), names)
-        if known and kind not in ("open", "register") and device not in names.opened:
+        if known and kind not in ("open", "register", "mappings") and device not in names.opened:
             self._add((*path, "device"), f"expected an open device, found '{device}'", "open or register it before")
         if isinstance(args, RegisterFd) and args.fd in ("device", "group") and not names.opened:
             self._add((*path, "fd"), f"expected an open device before fd: {args.fd}, found none", "open one before")
+        if kind == "mappings" and len(path) > _OUTSIDE:
+            hint = "the tables are read when the whole step is done: write it behind that one"
+            self._add(path, "expected no mappings inside another step, found one", hint, key=True)
         for key in ("buffer", "with"):
             name = getattr(args, "with_" if key == "with" else key, None)
             if name is not None and self._buffer(name, (*path, key), names):
