@@ -27,6 +27,7 @@ MODULES = {
     "steps_remap": ("physical_address", "remap_size", "remap", "unremap"),
     "steps_tables": ("mappings",),
     "steps_fork": ("fork",),
+    "steps_vm": ("pass_through", "in_vm", "_vm_start"),
     "requests": ("_begin", "_end"),
 }
 """Modules of this package, each with a `STEPS`, and the kinds in it; `_` begins requests of the harness itself."""

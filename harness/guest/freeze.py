@@ -37,6 +37,12 @@ _REHEARSAL: tuple[tuple[str, dict[str, object]], ...] = (
     ("release", {"buffer": "a"}),
     ("_end", {}),
 )
+# A virtual machine inside a guest that is emulated itself boots that much slower.
+_VM_FACTOR = 8
+# The virtual machine inside: its memory, and what it too does for the first time then.
+_VM: tuple[tuple[str, dict[str, object]], ...] = (
+    ("_vm_start", {"megabytes": 256, "rehearsal": [{"kind": kind, "args": args} for kind, args in _REHEARSAL]}),
+)
 
 
 def ingredients(plan: GuestPlan, method: Method | None = None) -> Ingredients:
@@ -92,7 +98,7 @@ def get_template(plan: GuestPlan, boot_seconds: float, say: Say, method: Method 
 
 
 def _make(plan: GuestPlan, method: Method, state: Path, ram: Path | None, boot_seconds: float) -> str:
-    deadline = Deadline.after(boot_seconds)
+    deadline = Deadline.after(boot_seconds * (_VM_FACTOR if plan.spec.vm else 1))
     backing = None
     if ram is not None:
         _allocate(ram, plan.spec.memory)
@@ -107,7 +113,7 @@ def _make(plan: GuestPlan, method: Method, state: Path, ram: Path | None, boot_s
             doing("loading the worker's modules")
             port.prepare(deadline)
             doing("rehearsing what every clone does first")
-            _rehearse(emulator, port, hello, deadline)
+            _rehearse(emulator, port, hello, deadline, vm=plan.spec.vm)
             port.prepare(deadline)
         try:
             freeze(emulator, plan.capabilities, method, state, deadline)
@@ -124,7 +130,7 @@ def _make(plan: GuestPlan, method: Method, state: Path, ram: Path | None, boot_s
     return hello
 
 
-def _rehearse(emulator: Emulator, port: ControlPort, hello: str, deadline: Deadline) -> None:
+def _rehearse(emulator: Emulator, port: ControlPort, hello: str, deadline: Deadline, *, vm: bool) -> None:
     """Take on a throw-away identity, log in, run a command, use the worker, and leave.
 
     What happens for the first time is slow, the more so under TCG: pages are copied, code is bound and specialized.
@@ -137,7 +143,7 @@ def _rehearse(emulator: Emulator, port: ControlPort, hello: str, deadline: Deadl
     try:
         ssh.run("true", deadline)
         worker = Worker(ssh, identity.nonce, deadline)
-        for kind, args in _REHEARSAL:
+        for kind, args in (*_REHEARSAL, *(_VM if vm else ())):
             answer = worker.request(kind, args, deadline)
             if answer["error"]:
                 raise InfrastructureError(f"the worker could not do '{kind}': {answer['error']['message']}")

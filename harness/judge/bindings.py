@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from harness.results import StepEvidence
-from harness.scenario.steps import Fork, Step
+from harness.scenario.steps import Nested, Step
 
 _NAMING = {"alloc": "as", "map": "buffer", "container_map": "buffer", "physical_address": "buffer", "remap": "buffer"}
 
@@ -43,7 +43,7 @@ class Bindings:
 
     def _children_before(self, step: int, child: str | None) -> int | None:
         args = self._steps[step].args if 0 <= step < len(self._steps) else None
-        if child is None or not isinstance(args, Fork):
+        if child is None or not isinstance(args, Nested):
             return None
         return next((position for position, one in enumerate(args.steps) if one.id == child), None)
 

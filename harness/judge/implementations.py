@@ -15,7 +15,7 @@ from harness.judge.steps import deviation
 from harness.judge.words import listed, value
 from harness.results import Check, Evidence, StepEvidence
 from harness.scenario.model import Scenario
-from harness.scenario.steps import Fork, Step
+from harness.scenario.steps import Nested, Step
 
 # Observations of a step that are the same whatever the addresses are, by kind.
 _SAME = {
@@ -87,7 +87,7 @@ def _walk(steps: Sequence[Step], prefix: str) -> Iterator[tuple[str, int, Step]]
     """Every step with its path (``3``, in a fork ``3.0``) and the index of the outermost step."""
     for index, step in enumerate(steps):
         yield f"{prefix}{index}", int(prefix.partition(".")[0] or index), step
-        if isinstance(step.args, Fork):
+        if isinstance(step.args, Nested):
             yield from _walk(step.args.steps, f"{prefix}{index}.")
 
 

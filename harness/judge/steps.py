@@ -11,7 +11,7 @@ from harness.judge.words import value
 from harness.results import Check, StepEvidence
 from harness.scenario.args import Alloc
 from harness.scenario.expect import Deviation, StepExpect
-from harness.scenario.steps import Fork, Step
+from harness.scenario.steps import Nested, Step
 
 IOVA_UNIT = 2 << 20
 """Bytes that an IOVA of qaeMemMapContiguousIova is a multiple of, as its specification says."""
@@ -58,7 +58,7 @@ def _check_step(step: Step, seen: StepEvidence | None, place: str, index: int, l
     else:
         yield _check(name, tuple(_aspects(step, seen, libusdm)), index, known.defect if known else "")
         children = seen.children
-    if isinstance(step.args, Fork):
+    if isinstance(step.args, Nested):
         number = place.removeprefix("step ")
         # A child is known by its place in the list: it may count its own steps from anywhere.
         for position, child in enumerate(step.args.steps):

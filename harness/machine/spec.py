@@ -51,6 +51,7 @@ class MachineSpec:
         cpus: number of virtual CPUs.
         kernel_args: further words for the kernel's command line.
         devices: the devices under test.
+        vm: whether a virtual machine runs inside the guest.
         buses: number of root ports, 1 to 8; bus N (1 to ``buses``) is behind port N.
     """
 
@@ -61,6 +62,7 @@ class MachineSpec:
     kernel_args: tuple[str, ...] = ()
     devices: tuple[DeviceSpec, ...] = ()
     buses: int = 4
+    vm: bool = False
 
     @property
     def frozen(self) -> MachineSpec:

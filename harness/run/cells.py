@@ -148,6 +148,7 @@ def machine_spec(scenario: Scenario) -> MachineSpec:
         cpus=machine.cpus,
         kernel_args=tuple(machine.kernel_args),
         devices=devices,
+        vm=machine.vm,
         # Machines whose devices differ only in their place share a template.
         buses=4 if highest <= 4 else 8,
     )

@@ -30,6 +30,10 @@ class DisableVfs(DeviceArgs):
     """Switch SR-IOV of a PF off: its VFs are gone. VFs that are open are asked to let go, and are closed."""
 
 
+class PassThrough(DeviceArgs):
+    """Give the device to the virtual machine inside the guest (``machine.vm``), whose steps can open it then."""
+
+
 class PhysicalAddress(Args):
     """Take the physical address of a buffer's page as the address for DMA (virt_to_phys)."""
 

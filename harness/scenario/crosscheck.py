@@ -18,7 +18,7 @@ from harness.scenario.base import Model
 from harness.scenario.expect import FaultExpect, StepExpect
 from harness.scenario.machine import Machine
 from harness.scenario.problems import Problem, suggest
-from harness.scenario.steps import KINDS, expect_keys
+from harness.scenario.steps import KINDS, NESTED, expect_keys
 from harness.scenario.values import is_name
 from harness.scenario.yaml_marks import Document, Path_
 
@@ -34,6 +34,7 @@ class _Names:
     opened: set[str] = field(default_factory=set)
     buffers: dict[str, tuple[str, int | None]] = field(default_factory=dict)  # name: kind of step, size
     mapped: set[str] = field(default_factory=set)
+    inside: _Names | None = None  # in the virtual machine
 
     def child(self) -> _Names:
         return _Names(self.devices, set(self.opened), dict(self.buffers), set(self.mapped))
@@ -68,6 +69,7 @@ class _CrossCheck:
         self._document = document
         self._file = file
         self._problems: list[Problem] = []
+        self._vm = False
         self._ids: dict[str, tuple[int, str | None]] = {}  # id: line, kind
 
     def _add(self, path: Path_, message: str, hint: str | None = None, *, key: bool = False) -> None:
@@ -77,6 +79,7 @@ class _CrossCheck:
         machine = _try(Machine, data.get("machine"))
         if machine is not None:
             self._machine(machine)
+            self._vm = machine.vm
         raw = data.get("machine")
         devices = raw.get("devices", {}) if isinstance(raw, dict) else None
         names = _Names([name for name in devices if is_name(name)] if isinstance(devices, dict) else None)
@@ -108,7 +111,7 @@ class _CrossCheck:
             kind = _kind_of(raw)
             if kind in kinds:
                 self._add((*at, index, kind), f"expected no {what}, found {kind}", hint, key=True)
-            if kind == "fork" and isinstance(raw[kind], dict) and isinstance(raw[kind].get("steps"), tuple):
+            if kind in NESTED and isinstance(raw[kind], dict) and isinstance(raw[kind].get("steps"), tuple):
                 self._forbid(raw[kind]["steps"], (*at, index, kind, "steps"), kinds, what, hint)
 
     def _machine(self, machine: Machine) -> None:
@@ -145,22 +148,32 @@ class _CrossCheck:
             if isinstance(other, dict):
                 self._expect(other.get("expect"), (*path, "libusdm", "expect"), kind)
             args = _try(KINDS[kind], raw[kind])
-            if kind == "fork":
-                self._fork(raw[kind], (*path, kind), names)
+            if kind in NESTED:
+                self._nested(raw[kind], kind, (*path, kind), names)
             elif args is None:
                 self._broken(raw[kind], kind, (*path, kind), names)
             else:
                 self._use(args, kind, (*path, kind), names)
                 self._bind(args, kind, (*path, kind), names)
 
-    def _fork(self, raw: Any, path: Path_, names: _Names) -> None:
-        if len([part for part in path if part == "fork"]) > 1:
-            self._add(
-                path, "expected no fork inside a fork, found one", "write the steps into the outer fork", key=True
-            )
+    def _nested(self, raw: Any, kind: str, path: Path_, names: _Names) -> None:
+        outer = next(part for part in path if part in NESTED)
+        if len([part for part in path if part in NESTED]) > 1:
+            article = "an" if outer == "in_vm" else "a"
+            message = f"expected no {kind} inside {article} {outer}, found one"
+            self._add(path, message, f"write the steps into the outer {outer}", key=True)
         steps = raw.get("steps") if isinstance(raw, dict) else None
-        if isinstance(steps, tuple):
+        if not isinstance(steps, tuple):
+            return
+        if kind == "fork":
             self._steps(steps, (*path, "steps"), names.child())
+            return
+        if not self._vm:
+            hint = "write vm: true in machine"
+            self._add(path, f"expected a machine with a virtual machine before {kind}, found none", hint, key=True)
+        if names.inside is None:
+            names.inside = _Names(names.devices)
+        self._steps(steps, (*path, "steps"), names.inside)
 
     def _id(self, step_id: Any, path: Path_, kind: str) -> None:
         if not is_name(step_id):
@@ -200,7 +213,7 @@ class _CrossCheck:
         """Check the names and the places that a step uses."""
         device = getattr(args, "device", None)
         known = device is not None and self._device(device, (*path, "device"), names)
-        if known and kind not in ("open", "register", "mappings") and device not in names.opened:
+        if known and kind not in ("open", "register", "pass_through", "mappings") and device not in names.opened:
             self._add((*path, "device"), f"expected an open device, found '{device}'", "open or register it before")
         if isinstance(args, RegisterFd) and args.fd in ("device", "group") and not names.opened:
             self._add((*path, "fd"), f"expected an open device before fd: {args.fd}, found none", "open one before")

@@ -13,7 +13,7 @@ from harness.scenario.expect import Deviation, FaultExpect, ScenarioDeviation, S
 from harness.scenario.machine import Device, Machine, Needs
 from harness.scenario.model import Scenario
 from harness.scenario.problems import Problem, suggest
-from harness.scenario.steps import KINDS, Step
+from harness.scenario.steps import KINDS, NESTED, Step
 from harness.scenario.values import show
 from harness.scenario.yaml_marks import REFUSED, Document, Path_
 
@@ -70,7 +70,7 @@ def _model_at(path: Path_) -> type[Model] | None:
         return FaultExpect
     if path[0] != "steps" or len(path) < 2:
         return None
-    while path[2:4] == ("fork", "steps") and len(path) > 4:
+    while path[2:3] and path[2] in NESTED and path[3:4] == ("steps",) and len(path) > 4:
         path = path[3:]
     rest = path[2:]
     if not rest:

@@ -88,6 +88,11 @@ class Machine(Model):
         default=48, description="Address width of the vIOMMU in bits; 36 of virtio only."
     )
     memory: Annotated[Size, AfterValidator(_memory)] = Field(default=512 * _MIB, description="The guest's memory.")
+    vm: bool = Field(
+        default=False,
+        description="Whether a virtual machine without a vIOMMU runs inside the guest, on QEMU; steps: pass_through, "
+        "in_vm. Needs memory: 1G or more.",
+    )
     cpus: int = Field(default=1, ge=1, le=64, description="Number of virtual CPUs.")
     kernel_args: tuple[Word, ...] = Field(
         default=(), strict=False, description="Further words for the kernel's command line, one per item."
@@ -95,6 +100,12 @@ class Machine(Model):
     devices: dict[Annotated[Name, AfterValidator(_device_name)], Device] = Field(
         default_factory=dict, description="Devices under test by the names that steps use."
     )
+
+    @model_validator(mode="after")
+    def _room_for_vm(self) -> Machine:
+        if self.vm and self.memory < 1 << 30:
+            raise refuse("at least 1G of memory beside vm: true", self.memory, "write memory: 1G")
+        return self
 
     @model_validator(mode="after")
     def _width(self) -> Machine:

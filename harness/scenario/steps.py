@@ -50,6 +50,7 @@ from harness.scenario.args_function import (
     EnableVfs,
     Mappings,
     NoIommu,
+    PassThrough,
     PhysicalAddress,
     Remap,
     RemapSize,
@@ -61,14 +62,28 @@ from harness.scenario.problems import suggest
 from harness.scenario.values import Name, refuse
 
 
-class Fork(Args):
+class Nested(Args):
+    """Arguments of a step that has steps inside."""
+
+    steps: tuple[Step, ...]
+
+    def args_json(self) -> dict[str, Any]:
+        """The steps inside, each as ``{"kind": …, "args": {…}}``."""
+        return {"steps": [{"kind": step.kind, "args": step.args_json()} for step in self.steps]}
+
+
+class Fork(Nested):
     """A child process runs steps, then ends. Names that it gives are unknown to its parent."""
 
     steps: tuple[Step, ...] = Field(strict=False, min_length=1, description="The child's steps; none may be a fork.")
 
-    def args_json(self) -> dict[str, Any]:
-        """The child's steps, each as ``{"kind": …, "args": {…}}``."""
-        return {"steps": [{"kind": step.kind, "args": step.args_json()} for step in self.steps]}
+
+class InVm(Nested):
+    """The virtual machine inside the guest runs steps. Names that they give are known to later ones there only."""
+
+    steps: tuple[Step, ...] = Field(
+        strict=False, min_length=1, description="Its steps; none may be a fork, nor one about virtual machines."
+    )
 
 
 KINDS: dict[str, type[Args]] = {
@@ -116,9 +131,14 @@ KINDS: dict[str, type[Args]] = {
     "remap": Remap,
     "unremap": Unremap,
     "mappings": Mappings,
+    "pass_through": PassThrough,
+    "in_vm": InVm,
     "fork": Fork,
 }
 """Every kind of step and the model of its arguments."""
+
+NESTED = tuple(kind for kind, model in KINDS.items() if issubclass(model, Nested))
+"""The kinds of steps that have steps inside."""
 
 _RETURNS = (
     *("register", "unregister", "register_fd", "alloc", "alloc_plain", "map", "unmap", "map_each", "unmap_each"),
@@ -144,8 +164,8 @@ _OBSERVES = {
 
 
 def expect_keys(kind: str) -> tuple[str, ...]:
-    """The keys of ``expect`` that fit a kind of step; none for ``fork``, whose steps have their own."""
-    if kind == "fork":
+    """The keys of ``expect`` that fit a kind of step; none for ``fork`` and ``in_vm``, whose steps have their own."""
+    if kind in NESTED:
         return ()
     return ("error", "says", *(("returns",) if kind in _RETURNS else ()), *_OBSERVES.get(kind, ()))
 
@@ -203,4 +223,6 @@ class Step(Model):
         return self.args.args_json()
 
 
+Nested.model_rebuild()
 Fork.model_rebuild()
+InVm.model_rebuild()
