@@ -13,13 +13,13 @@ from bisect import bisect_left
 
 from usdm import check, errors
 from usdm.limits import MAX_MAPPING
-from usdm.state import State
+from usdm.remap import Remapping
 
 _TOP = 1 << 62  # an address below and 2 GiB more are far from the end of the address space
 
 
-class Usdm(State):
-    """One process's USDM state: at most one registered container, allocations, user mappings.
+class Usdm(Remapping):
+    """One process's USDM state: at most one registered container, allocations, user mappings, entries of `remap`.
 
     All methods may be called from any thread; one lock is around each change of regions (T1 of the C library:
     registration took none). Translations, and blocks used again, need no lock. A forked child of a process that has
@@ -31,6 +31,10 @@ class Usdm(State):
     changed: when a container cannot translate it, the registration is refused (`IovaOutOfRange`), because the program
     may have stored the IOVA anywhere. After the last unregistration memory keeps its IOVA in the same way, and is
     mapped there into the next container.
+
+    A container without an IOMMU (`AttachedContainer.no_iommu`): a device reaches all memory by physical addresses. So
+    memory comes from hugepages, its IOVA is its physical address, and nothing can be mapped. Memory allocated before
+    has another IOVA, with which devices would hit memory of others: the registration is refused (`NoIommuMode`).
     """
 
     # ---- allocation
@@ -59,7 +63,9 @@ class Usdm(State):
             HugepagesExhausted: The kernel has no free hugepage.
             NoIovaSpace: No gap of the IOVA space is large enough.
             MapFailed: VFIO refused the mapping.
-            NoIommuMode: The registered container has no IOMMU: the IOVA would have to be a physical address.
+            HugepagesNeeded: The registered container has no IOMMU, and the process has no hugepages.
+            NotContiguous: There is no IOMMU, and the hugepages of 2 MiB and more are not contiguous.
+            PhysicalAddressHidden: There is no IOMMU, and the process cannot see its physical addresses.
             ForkedChild: The state belongs to the parent process.
         """
         try:
@@ -74,7 +80,8 @@ class Usdm(State):
         with self._lock:
             chosen = self._begin()
             self._pages.check()
-            self._refuse_no_iommu("size", size)
+            if not self._pages.quota:
+                self._refuse_no_iommu("size", size, errors.HugepagesNeeded)
             return self._heap.allocate(size, node, alignment, get_ident() if chosen.thread_specific else 0)
 
     def free(self, address: int, zero: bool = True) -> None:
@@ -285,7 +292,7 @@ class Usdm(State):
             raise errors.Unsupported("virt", virt, "map and unmap in thread-specific mode")
         return check.mapping(virt, size, self._offset + 1)
 
-    def _refuse_no_iommu(self, argument: str, value: int) -> None:
+    def _refuse_no_iommu(self, argument: str, value: int, kind: type[errors.NoIommuMode] = errors.NoIommuMode) -> None:
         container = self._space.container
         if container is not None and container.no_iommu:
-            raise errors.NoIommuMode(argument, value)
+            raise kind(argument, value)

@@ -1,6 +1,7 @@
 """What USDM holds, as lines of text in the manner of `/proc/PID/maps`.
 
 7f2a00000000-7f2a00200000 iova 000000200000 mapped   slab  node -1   12 blocks, 49152 bytes
+physical 000012345000-000012347000 iova 000012345000 remapped in 1 pieces
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def lines(usdm: Usdm) -> list[str]:
-    """Return one line a region, by ascending virtual address, then one line a number of the statistics.
+    """Return one line a region, by ascending virtual address, one an entry, and one a number of the statistics.
 
     Raises:
         ForkedChild: The state belongs to the parent process.
@@ -27,6 +28,9 @@ def lines(usdm: Usdm) -> list[str]:
         state = "mapped" if region["mapped"] else "unmapped"
         use = f"{region['blocks']} blocks, {region['used']} bytes"
         text.append(f"{span} {state:8} {region['kind']:5} node {region['node']:2} {use}")
+    for entry in usdm.remappings():
+        span = f"{entry['phaddr']:012x}-{entry['phaddr'] + entry['size']:012x} iova {entry['iova']:012x}"
+        text.append(f"physical {span} remapped in {entry['pieces']} pieces")
     text += [f"{name} {value}".rstrip() for name, value in usdm.statistics().items()]
     return text
 

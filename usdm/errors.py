@@ -194,9 +194,15 @@ class WrongContainer(UsdmError):
 
 
 class NoIommuMode(UsdmError):
-    """The registered container has no IOMMU behind it, so nothing can be mapped."""
+    """The container has no IOMMU behind it: nothing can be mapped, and an IOVA must be a physical address."""
 
     rule = "is not available in no-IOMMU mode"
+
+
+class HugepagesNeeded(NoIommuMode):
+    """Memory is asked for in 4 KiB mode, and the registered container has no IOMMU."""
+
+    rule = "without an IOMMU, memory must come from hugepages (QAT_MAX_2M_HPG_PER_PROCESS)"
 
 
 class ForkedChild(UsdmError):
@@ -209,6 +215,72 @@ class Unsupported(UsdmError):
     """The kernel, or this implementation, does not offer it."""
 
     rule = "is not supported"
+
+
+# ---- physical addresses
+
+
+class PhysicalAddressHidden(UsdmError):
+    """The kernel shows the frame numbers in /proc/self/pagemap as 0, or does not let the process read the file."""
+
+    rule = "the process must be able to read its physical addresses, which takes CAP_SYS_ADMIN"
+
+
+class PageNotPresent(UsdmError):
+    """No page of memory is at the virtual address: it was never written to, or it is swapped out."""
+
+    rule = "a page must be present at the virtual address; write to it first"
+
+
+class NotContiguous(UsdmError):
+    """The hugepages of an allocation do not lie one behind the other, or not at a multiple of the alignment."""
+
+    rule = "without an IOMMU, an allocation must be contiguous in physical memory"
+
+
+class ForeignMemory(UsdmError):
+    """A frame of the physical range is in no page that this process may write to."""
+
+    rule = "the physical range must be writable memory of this process"
+
+
+class PageMoved(UsdmError):
+    """The kernel moved or copied a page after its frame was looked up and before it was pinned."""
+
+    rule = "the pages must still have these frames when they are pinned; look the physical address up again"
+
+
+# ---- entries of icp_sal_iommu
+
+
+class RangeOverflow(UsdmError):
+    """Address and size together exceed 64 bits."""
+
+    rule = "the range must end within 64 bits"
+
+
+class IovaReserved(UsdmError):
+    """The IOVA range meets a reserved window (0xfee00000 on x86), or goes beyond the IOMMU's address width."""
+
+    rule = "the IOVA range must lie in one of the container's usable ranges"
+
+
+class IovaTaken(UsdmError):
+    """The IOVA range shares a byte with another entry, or a unit of 2 MiB with memory that USDM has given an IOVA."""
+
+    rule = "the IOVA range must be free"
+
+
+class NotRemapped(UsdmError):
+    """No entry is at the IOVA, or the range covers IOVAs without an entry."""
+
+    rule = "the IOVA range must be that of an entry"
+
+
+class PartOfEntry(UsdmError):
+    """The IOVA range cuts an entry."""
+
+    rule = "the IOVA range must cover whole entries"
 
 
 # ---- VFIO devices and groups

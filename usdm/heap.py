@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from usdm import errors
+from usdm import contiguous, errors
 from usdm.limits import CACHE_SIZE, IOVA_SLAB_SIZE, PAGE_SIZE, UNIT
 from usdm.regions import LargeAllocation
 from usdm.slab import Block, Slab
@@ -67,11 +67,16 @@ class Heap:
             NoMemory, HugepageQuota, HugepagesExhausted, HugepagesNotConfigured: The kernel gave none.
             NoIovaSpace: No gap of the IOVA space is large enough.
             MapFailed: VFIO refused the mapping.
+            NotContiguous, PageNotPresent, PhysicalAddressHidden: The container has no IOMMU, and the memory's place in
+                physical memory will not do, or is not told.
         """
         self.pages.check_node(node)
         if size >= IOVA_SLAB_SIZE or alignment >= IOVA_SLAB_SIZE:
             held = -(-size // self.pages.unit) * self.pages.unit
-            region = LargeAllocation(self._memory(held, node), held, node, size)
+            address = self._memory(held, node)
+            if self._space.physical_only:
+                address = contiguous.arrange(self.pages, self._space.frames, address, held, node, alignment)
+            region = LargeAllocation(address, held, node, size)
             self._enter(region, alignment)
             self._freed.pop(region.virt, None)
             return region.virt

@@ -28,6 +28,9 @@ _madvise = libc.madvise
 _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _mincore = libc.mincore
 _mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
+_mremap = libc.mremap
+_mremap.restype = ctypes.c_void_p
+_mremap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p)
 _syscall = libc.syscall
 _syscall.restype = ctypes.c_long
 
@@ -37,6 +40,7 @@ _STEP = 256 << 20  # the answer of mincore has one byte per page: 64 KiB
 
 MAP_HUGETLB = 0x40000
 MAP_HUGE_2MB = 21 << 26
+_MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
 MADV_DONTFORK = mmap.MADV_DONTFORK
 MADV_POPULATE_WRITE = 23  # Linux 5.14
 
@@ -105,6 +109,28 @@ class Kernel:
             for start in range(address, address + size, _STEP)
         )
 
+    def read_pagemap(self, address: int, count: int) -> bytes:
+        """Return what the kernel tells of `count` pages of 4 KiB from an address on: 8 bytes a page, or fewer pages.
+
+        The file is opened each time: after a fork it would still tell of the parent.
+        """
+        fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.pread(fd, 8 * count, address // _PAGE * 8)
+        finally:
+            os.close(fd)
+
+    def read_maps(self) -> bytes:
+        """Return /proc/self/maps: one line a range of virtual memory. Names of files are in any encoding."""
+        with open("/proc/self/maps", "rb") as file:
+            return file.read()
+
+    def move_pages_of(self, address: int, size: int, target: int) -> None:
+        """Have the pages of a range at another address, in place of what is there; nothing is at the old one then."""
+        moved = _mremap(address, size, size, _MREMAP_MAYMOVE | _MREMAP_FIXED, target)
+        if moved is None or moved == _MAP_FAILED:
+            _checked(-1)
+
     # ---- NUMA
 
     def prefer_node(self, address: int, size: int, node: int) -> None:
@@ -158,6 +184,13 @@ class Kernel:
             return _checked(_syscall(_number(0), pid, pid, _KCMP_FILE, _long(first), _long(second))) == 0
         except OSError as error:
             return False if error.errno == errno.EBADF else None
+
+    def names_in(self, folder: str) -> list[str]:
+        """Return the names in a folder; none when it does not exist."""
+        try:
+            return os.listdir(folder)  # noqa: PTH208 - pathlib costs the guest time
+        except FileNotFoundError:
+            return []
 
     def read_text(self, path: str) -> str:
         """Return the text of a small file, of sysfs for example, without the space around it."""

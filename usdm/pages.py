@@ -109,6 +109,39 @@ class Pages:
         self._unmap(address, size, self._left)
         self.held -= size // self.unit
 
+    def gather(self, pages: list[int]) -> int:
+        """Move single pages of `unit` bytes, in this order, to a place where they are one range; return its address.
+
+        After a failure they are all given back.
+
+        Args:
+            pages: Their addresses.
+
+        Raises:
+            NoMemory: The kernel refused.
+        """
+        size, unit = len(pages) * self.unit, self.unit
+        moved = 0
+        place = 0
+        try:
+            # Ordinary memory that is never touched keeps the place free; each page that moves in takes its part away.
+            whole = self._kernel.mmap(size + unit)
+            place = -(-whole // unit) * unit
+            for start, end in ((whole, place), (place + size, whole + size + unit)):
+                if start < end:
+                    self._unmap(start, end - start, self._left)
+            for page in pages:
+                self._kernel.move_pages_of(page, unit, place + moved * unit)
+                moved += 1
+        except OSError as error:
+            for page in pages[moved:]:
+                self.free(page, unit)
+            if place:
+                self._unmap(place, size, self._left)
+                self.held -= moved
+            raise errors.NoMemory("size", size, f"mremap failed: {_reason(error)}") from error
+        return place
+
     def _unmap(self, address: int, size: int, left: list[tuple[int, int]]) -> None:
         try:
             self._kernel.munmap(address, size)

@@ -7,21 +7,16 @@ library: all failures looked the same). The mode is read from the environment at
 from __future__ import annotations
 
 import os
-from _thread import _local, get_ident
 
 from usdm import errors
 from usdm.driver import Usdm
 from usdm.errors import UsdmError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import TypeVar
-
-    Result = TypeVar("Result")
+from usdm.last import failed as _failed
+from usdm.last import failure as _failure
+from usdm.last import last_error as last_error
+from usdm.last import success as _success
 
 _driver = Usdm(environment=os.environ)
-_thread = _local()
-_failed: set[int] = set()  # threads that may have an error: while there is none, a success has nothing to forget
 
 
 class Pointer:
@@ -40,24 +35,6 @@ class Pointer:
 def default_instance() -> Usdm:
     """Return the instance that the functions of this module work on."""
     return _driver
-
-
-def last_error() -> errors.UsdmError | None:
-    """Return the error behind the last call of this thread, or None when it succeeded."""
-    error: errors.UsdmError | None = getattr(_thread, "error", None)
-    return error
-
-
-def _failure(error: UsdmError, value: Result) -> Result:
-    # Without its traceback, which would keep the caller's objects alive.
-    _thread.error = error.with_traceback(None)
-    _failed.add(get_ident())
-    return value
-
-
-def _success() -> None:
-    _thread.error = None
-    _failed.discard(get_ident())
 
 
 def _address(pointer: Pointer | None) -> int:

@@ -22,7 +22,9 @@ def statistics(space: AddressSpace, heap: Heap, chosen: Settings) -> dict[str, i
     `bytes_asked` and `bytes_held`, `slabs`, `slabs_cached` (empty ones), `blocks_waiting` (freed, for an equal
     request), `large`, `mappings` and `bytes_mapped` (of the program's memory), `container_mappings` (all of USDM's in
     the container), `container_mappings_left` (as the kernel tells; -1: not told), `iova_free`, `iova_largest_gap`,
-    `pages_left` (bytes that the kernel did not take back yet), `maps` and `unmaps` (done so far, one way or another).
+    `pages_left` (bytes that the kernel did not take back yet), `iommu` (of the registered container: `yes`, `no`, or
+    empty without one), `remapped` and `bytes_remapped` (entries of `icp_sal_iommu`), `maps` and `unmaps` (done so far,
+    one way or another).
     `Usdm.statistics` adds `registrations`, and `failed` (calls of map and unmap that were refused).
     """
     counts = {"allocations": 0, "bytes_asked": 0, "bytes_held": 0, "large": 0, "mappings": 0, "bytes_mapped": 0}
@@ -47,7 +49,10 @@ def statistics(space: AddressSpace, heap: Heap, chosen: Settings) -> dict[str, i
         "slabs": heap.slabs,
         "slabs_cached": heap.cached,
         "blocks_waiting": heap.waiting(),
-        "container_mappings": len(space.regions) if mapped else 0,
+        "iommu": "" if container is None else "yes" if mapped else "no",
+        "remapped": len(space.entries),
+        "bytes_remapped": sum(entry.size for entry in space.entries.all()),
+        "container_mappings": len(space.regions) + space.entries.mappings if mapped else 0,
         "container_mappings_left": container.mappings_left() if container is not None and mapped else -1,
         "iova_free": space.iovas.free,
         "iova_largest_gap": space.iovas.largest,
@@ -63,7 +68,7 @@ def maps(space: AddressSpace) -> list[dict[str, int | str]]:
     Keys: `kind` (`slab`, `large`, `user`), `virt`, `size`, `iova`, `node` (asked for; -1: any), `blocks` (how many
     allocations are in it; 0 for `user`), `used` (bytes of them), `mapped` (1 when the container maps it).
     """
-    mapped = int(space.container is not None)
+    mapped = int(space.container is not None and not space.container.no_iommu)
     found: list[dict[str, int | str]] = []
     for region in space.regions:
         blocks, _, used = _use(region)

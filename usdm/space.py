@@ -6,7 +6,10 @@ import errno
 from _operator import attrgetter  # what operator wraps, without its import
 
 from usdm import errors
+from usdm.entries import Entries
+from usdm.frames import Frames
 from usdm.iova import IovaSpace
+from usdm.kernel import Kernel
 from usdm.limits import IOVA_SLAB_SIZE
 from usdm.regions import USER, RegionTable
 
@@ -19,22 +22,34 @@ if TYPE_CHECKING:
 class AddressSpace:
     """Regions, IOVAs and DMA mappings, changed together or not at all.
 
-    Without a container regions have an IOVA but no DMA mapping; `attach` maps them.
+    Without a container regions have an IOVA but no DMA mapping; `attach` maps them. In a container without an IOMMU
+    they have no DMA mapping either, and the IOVA of one that is made there is its physical address.
 
     Attributes:
         regions: The live regions.
+        entries: The entries of `icp_sal_iommu`.
+        frames: Looks up physical addresses.
         container: The container that maps them, or None.
         maps_users: Memory of the program can be mapped: there is a container with an IOMMU, and it is allowed.
         maps: How many mappings of the program's memory were made.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kernel: Kernel | None = None) -> None:
         self.regions = RegionTable()
+        self.frames = Frames(kernel or Kernel())
+        self.entries = Entries(self, self.frames)
         self.container: AttachedContainer | None = None
         self.maps_users = False
         self.maps = 0
         self._virts, self._units = self.regions.virts, self.regions.iovas
         self._iovas = IovaSpace()
+        self._tables: AttachedContainer | None = None  # the container, when it has an IOMMU to map in
+        self._physical: set[int] = set()  # IOVAs of regions that are physical addresses, not taken from `_iovas`
+
+    @property
+    def physical_only(self) -> bool:
+        """There is a container, and it has no IOMMU: an IOVA must be a physical address."""
+        return self.container is not None and self._tables is None
 
     @property
     def iovas(self) -> IovaSpace:
@@ -51,11 +66,10 @@ class AddressSpace:
         Raises:
             IovaOutOfRange: The container cannot translate the IOVA of a region.
             MapFailed: The kernel refused a mapping.
-            NoIommuMode: The container has no IOMMU, and IOVAs were told already: they would be wrong addresses.
+            NoIommuMode: The container has no IOMMU, and memory has an IOVA that is not its physical address.
         """
         if container.no_iommu:
-            if len(self.regions):
-                raise errors.NoIommuMode("fd", container.fd, "memory was allocated before, for a container with IOMMU")
+            self._only_physical(container)
             self.container = container
             return
         # A new space from the ranges of this container, before anything else uses them (D11, D12).
@@ -77,8 +91,16 @@ class AddressSpace:
                     error.add_note(f"left mapped: {left}")
             raise
         self._iovas = iovas
-        self.container = container
+        self._physical.clear()
+        self.container = self._tables = container
         self.maps_users = users
+
+    def _only_physical(self, container: AttachedContainer) -> None:
+        """Look whether the IOVA of each region, which the program may have stored anywhere, is its physical address."""
+        for region in self.regions:
+            if region.iova not in self._physical:
+                detail = f"memory at {region.virt:#x} was allocated before, with the IOVA {region.iova:#x}; free it"
+                raise errors.NoIommuMode("fd", container.fd, f"{detail}, and allocate after the registration")
 
     def detach(self) -> None:
         """Unmap everything and forget the container. User mappings end (D10); owned memory keeps its IOVA.
@@ -89,10 +111,13 @@ class AddressSpace:
             UnmapFailed: The kernel refused one or more; the container is forgotten all the same.
         """
         self.maps_users = False
-        container, self.container = self.container, None
+        container, self.container, self._tables = self.container, None, None
         if container is None:
             return
-        failures: list[errors.UnmapFailed] = []
+        if container.no_iommu:
+            container.close()
+            return
+        failures = self.entries.end(container)
         for region in self.regions:
             try:
                 container.unmap(region.iova, region.size)
@@ -189,15 +214,35 @@ class AddressSpace:
         Raises:
             NoIovaSpace: No gap is large enough.
             MapFailed, AddressNotAccessible: The kernel refused. The next attempt uses other IOVAs.
+            NotContiguous, PageNotPresent, PhysicalAddressHidden: Without an IOMMU: the memory's place will not do.
         """
-        iova = region.iova = self._iovas.allocate(region.size, alignment)
-        if self.container is not None:
-            try:
-                self.container.map(region.virt, iova, region.size)
-            except BaseException:
-                self._iovas.release(iova, region.size)
-                raise
+        if self.physical_only:
+            step = max(alignment, IOVA_SLAB_SIZE)
+            region.iova = self.frames.contiguous(region.virt, region.size, IOVA_SLAB_SIZE, step)
+            self._physical.add(region.iova)
+        else:
+            iova = region.iova = self._next_iova(region.size, alignment)
+            if self._tables is not None:
+                try:
+                    self._tables.map(region.virt, iova, region.size)
+                except BaseException:
+                    self._iovas.release(iova, region.size)
+                    raise
         self.regions.add(region)
+
+    def _next_iova(self, size: int, alignment: int) -> int:
+        """Take an IOVA. A physical address, which a region has as its IOVA, is not given to another one as well."""
+        passed: list[int] = []
+        try:
+            while True:
+                iova = self._iovas.allocate(size, alignment)
+                units = range(iova // IOVA_SLAB_SIZE, -(-(iova + size) // IOVA_SLAB_SIZE))
+                if not self._physical or self.regions.iovas.keys().isdisjoint(units):
+                    return iova
+                passed.append(iova)
+        finally:
+            for iova in passed:
+                self._iovas.release(iova, size)
 
     def leave(self, region: Region) -> int:
         """End a region: DMA mapping first, then translations and IOVA, so that neither outlives the other.
@@ -209,22 +254,27 @@ class AddressSpace:
             UnmapFailed: The kernel refused. The region is as before (D6: its IOVA is not given to anybody).
         """
         removed = region.size
-        if self.container is not None:
-            removed = self.container.unmap(region.iova, removed)
-        self.regions.remove(region)
-        self._iovas.release(region.iova, region.size)
+        if self._tables is not None:
+            removed = self._tables.unmap(region.iova, removed)
+        self.forget(region)
         return removed
 
     def forget(self, region: Region) -> None:
         """End a region whose DMA mapping has ended otherwise."""
         self.regions.remove(region)
-        self._iovas.release(region.iova, region.size)
+        self._release(region)
 
     def forget_all(self) -> None:
         """End all regions. There must be no container any more."""
         for region in self.regions:
-            self._iovas.release(region.iova, region.size)
+            self._release(region)
         self.regions.clear()
+
+    def _release(self, region: Region) -> None:
+        if region.iova in self._physical:
+            self._physical.remove(region.iova)
+        else:
+            self._iovas.release(region.iova, region.size)
 
 
 def _spans(regions: list[Region]) -> list[tuple[int, int]]:

@@ -63,7 +63,7 @@ class State(PlainMemory):
         self._pid = os.getpid()
         self._lock = allocate_lock()
         self._count = 0
-        self._space = AddressSpace()
+        self._space = AddressSpace(self._kernel)
         self._pages = Pages(self._kernel)
         self._heap = Heap(self._space, self._pages)
         # Read by the short ways. Before something is allocated or registered there is no short way.
@@ -139,7 +139,7 @@ class State(PlainMemory):
             Unsupported: The VFIO API or the IOMMU's page sizes are others.
             WrongContainer: Another container is registered.
             IovaOutOfRange: The container cannot translate the IOVA of memory allocated before.
-            NoIommuMode: The container has no IOMMU, and memory was allocated before.
+            NoIommuMode: The container has no IOMMU, and memory was allocated before: its IOVA is no physical address.
             MapFailed: The kernel refused to map it. Nothing stays mapped, nothing is registered.
             HugepagesNotConfigured: Hugepage mode was asked for, and the kernel has no hugepages.
             ForkedChild: The state belongs to the parent process.
@@ -167,7 +167,7 @@ class State(PlainMemory):
         """Undo one registration. The last one unmaps everything.
 
         User mappings end then: they are unmapped and have no translation any more (D10 of the C library left the
-        device its access). Allocations stay, with their IOVAs, for the next registration.
+        device its access). Entries of `remap` end too. Allocations stay, with their IOVAs, for the next registration.
 
         Args:
             fd: The number that was registered (open or not), or another descriptor of the same container.
@@ -233,7 +233,7 @@ class State(PlainMemory):
             return report.maps(self._space)
 
     def close(self) -> None:
-        """Unregister completely, end all mappings, and give all memory of `allocate` back.
+        """Unregister completely, end all mappings and entries, and give all memory of `allocate` back.
 
         The settings are read again at the next use.
 

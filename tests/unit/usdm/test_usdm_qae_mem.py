@@ -10,7 +10,7 @@ import pytest
 from usdm_fake_vfio import Factory, FakeContainer, FakeVfio
 from usdm_faulty_kernel import FaultyKernel
 
-from usdm import errors, qae_mem
+from usdm import errors, last, qae_mem
 from usdm.driver import Usdm
 from usdm.qae_mem import (
     Pointer,
@@ -39,7 +39,7 @@ PAGE = 4096
 def default(usdm: Usdm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Usdm]:
     monkeypatch.setattr(qae_mem, "_driver", usdm)
     yield usdm
-    qae_mem._thread.error = None
+    last.thread.error = None
 
 
 def name() -> str:

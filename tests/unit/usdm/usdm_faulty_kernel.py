@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from usdm_fake_frames import FakeFrames
 from usdm_fake_vfio import FakeVfio
 
 from usdm.kernel import MAP_HUGE_2MB, MAP_HUGETLB, Kernel
@@ -31,6 +32,9 @@ class FaultyKernel(Kernel):
         self.memory: dict[int, int] = {}  # address -> size
         self.huge: set[int] = set()
         self.preferred: dict[int, int] = {}  # address -> node
+        self.frames = FakeFrames()
+        self.iommus = ["dmar0"]
+        self.huge_frames: list[int] = []  # first frames of the next hugepages, when they are not to be in any order
         self.elsewhere = 0  # pages of the next range that come from another node
         self._faults: list[tuple[str, int, int]] = []
         self.ioctl = self._wrapped("ioctl", vfio.ioctl)
@@ -75,7 +79,13 @@ class FaultyKernel(Kernel):
             for start, end in ((whole, address), (address + size, whole + size + (2 << 20))):
                 if start < end:
                     super().munmap(start, end - start)
-            self.huge.add(address)
+            self.huge.update(range(address, address + size, 2 << 20))
+            for page in range(address, address + size, 2 << 20):
+                if self.huge_frames:
+                    first = self.huge_frames.pop(0)
+                    self.frames.give(page, list(range(first, first + 512)))
+                else:
+                    self.frames.fresh(page, 2 << 20, 2 << 20)
         else:
             address = super().mmap(size)
         self.memory[address] = size
@@ -94,9 +104,11 @@ class FaultyKernel(Kernel):
                 break
         else:
             raise AssertionError("munmap of what was not mapped")
-        if address in self.huge:
-            self.huge.remove(address)
-            self.taken -= size // (2 << 20)
+        self.frames.take(address, size)
+        for page in range(address, address + size, 2 << 20):
+            if page in self.huge:
+                self.huge.remove(page)
+                self.taken -= 1
 
     def madvise(self, address: int, size: int, advice: int) -> None:
         self._step("madvise")
@@ -105,6 +117,29 @@ class FaultyKernel(Kernel):
     def is_accessible(self, address: int, size: int) -> bool:
         self._step("mincore")
         return super().is_accessible(address, size)
+
+    def move_pages_of(self, address: int, size: int, target: int) -> None:
+        self._step("mremap")
+        assert address in self.huge
+        assert size == 2 << 20
+        super().move_pages_of(address, size, target)
+        self.frames.move(address, size, target)
+        self.huge.remove(address)
+        self.huge.add(target)
+        for start, length in list(self.memory.items()):
+            if start <= address < start + length:
+                del self.memory[start]
+                for a, b in ((start, address), (address + size, start + length)):
+                    if a < b:
+                        self.memory[a] = b - a
+
+    def read_pagemap(self, address: int, count: int) -> bytes:
+        self._step("pagemap")
+        return self.frames.pagemap(address, count)
+
+    def read_maps(self) -> bytes:
+        self._step("maps")
+        return self.frames.maps()
 
     # ---- NUMA
 
@@ -134,6 +169,11 @@ class FaultyKernel(Kernel):
         except OSError:
             return None
         return super().same_file(first, second)
+
+    def names_in(self, folder: str) -> list[str]:
+        self._step("names")
+        assert folder == "/sys/class/iommu"
+        return self.iommus
 
     def read_text(self, path: str) -> str:
         self._step("read_text")
