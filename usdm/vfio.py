@@ -145,6 +145,10 @@ class Device:
         """Signal `eventfds[n]` on vector n; none of them turns the interrupt off. Raises `DeviceError`."""
         self._call(uapi.DEVICE_SET_IRQS, uapi.irq_set(index, eventfds), "DEVICE_SET_IRQS")
 
+    def set_vf_token(self, token: bytes) -> None:
+        """Set the 16 bytes that whoever opens a VF of this PF must know; raises `DeviceError`."""
+        self._call(uapi.DEVICE_FEATURE, uapi.vf_token_set(token), "DEVICE_FEATURE")
+
     def reset(self) -> None:
         """Reset the function; raises `DeviceError` (ENOTTY: it has no reset)."""
         self._call(uapi.DEVICE_RESET, 0, "DEVICE_RESET")
@@ -203,10 +207,15 @@ class Group:
         except OSError as error:
             raise errors.DeviceError("group", self.number, error.errno or 0, "GROUP_SET_CONTAINER") from error
 
-    def open_device(self, bdf: str) -> Device:
-        """Open a device of the group, which must be in a container with an IOMMU set; raises `DeviceError`."""
+    def open_device(self, bdf: str, vf_token: bytes | None = None) -> Device:
+        """Open a device of the group, which must be in a container with an IOMMU set; raises `DeviceError`.
+
+        Args:
+            bdf: Its PCI address.
+            vf_token: For a VF whose PF is bound to vfio-pci too, the token that was set for the PF.
+        """
         try:
-            fd = self._ioctl(self.fd, uapi.GROUP_GET_DEVICE_FD, bytearray(full_bdf(bdf).encode() + b"\0"))
+            fd = self._ioctl(self.fd, uapi.GROUP_GET_DEVICE_FD, uapi.device_name(full_bdf(bdf), vf_token))
         except OSError as error:
             raise errors.DeviceError("device", bdf, error.errno or 0, "GROUP_GET_DEVICE_FD") from error
         device = Device(fd, bdf, self._ioctl)
@@ -262,11 +271,17 @@ class Container:
             self.close()
             raise errors.Unsupported("container", f"{dev}/vfio", f"VFIO API version {version}")
 
-    def open_device(self, bdf: str) -> Device:
+    @property
+    def no_iommu(self) -> bool:
+        """The devices have no IOMMU: their addresses are physical, and the container maps nothing."""
+        return any(group.no_iommu for group in self.groups.values())
+
+    def open_device(self, bdf: str, vf_token: bytes | None = None) -> Device:
         """Open a PCI device: its group joins the container when it has not yet.
 
         Args:
             bdf: The PCI address, `02:01.2` or `0000:02:01.2`.
+            vf_token: See `Group.open_device`.
 
         Raises:
             DeviceNotFound: There is no such device.
@@ -275,7 +290,7 @@ class Container:
             GroupNotViable: Its group is shared with a driver of the host.
             DeviceError: The kernel refused.
         """
-        return self.join(bdf).open_device(bdf)
+        return self.join(bdf).open_device(bdf, vf_token)
 
     def join(self, bdf: str) -> Group:
         """Return the group of a device, joined to the container; the first one sets the IOMMU type.
@@ -296,6 +311,17 @@ class Container:
             raise
         self.groups[number] = group
         return group
+
+    def leave(self, device: Device) -> None:
+        """Close a device that goes away, and its group with it unless another device of the group is open.
+
+        The kernel takes a group whose devices are gone out of its container, and with a container's last group all its
+        mappings. A device that comes back later is in a new group, also where that has the same number.
+        """
+        device.close()
+        for number, group in list(self.groups.items()):
+            if device in group.devices and all(other.fd < 0 for other in group.devices):
+                self.groups.pop(number).close()
 
     def _set_iommu(self, iommu_type: int) -> None:
         try:

@@ -29,6 +29,7 @@ DEVICE_RESET = 0x3B6F
 IOMMU_GET_INFO = 0x3B70
 IOMMU_MAP_DMA = 0x3B71
 IOMMU_UNMAP_DMA = 0x3B72
+DEVICE_FEATURE = 0x3B75
 
 # extensions, and the values of SET_IOMMU
 TYPE1_IOMMU = 1
@@ -56,10 +57,16 @@ PCI_CONFIG_REGION = 7
 PCI_INTX_IRQ = 0
 PCI_MSI_IRQ = 1
 PCI_MSIX_IRQ = 2
+PCI_REQ_IRQ = 4  # the kernel asks for the device back
 
 IRQ_SET_DATA_NONE = 1
 IRQ_SET_DATA_EVENTFD = 4
 IRQ_SET_ACTION_TRIGGER = 32
+
+# What DEVICE_FEATURE is about is in the low 16 bits of its flags.
+FEATURE_PCI_VF_TOKEN = 0
+FEATURE_SET = 1 << 17
+VF_TOKEN_SIZE = 16
 
 _MAP = struct.Struct("=IIQQQ")
 _UNMAP = struct.Struct("=IIQQ")
@@ -76,6 +83,7 @@ _DEVICE = struct.Struct("=IIIII")
 _REGION = struct.Struct("=IIIIQQ")
 _IRQ = struct.Struct("=IIII")
 _IRQ_SET = struct.Struct("=IIIII")
+_FEATURE = struct.Struct("=II")
 
 INFO_SIZE = 4096
 
@@ -207,3 +215,18 @@ def irq_set(index: int, eventfds: Sequence[int]) -> bytearray:
     data = struct.pack(f"={len(eventfds)}i", *eventfds)
     head = _IRQ_SET.pack(_IRQ_SET.size + len(data), kind | IRQ_SET_ACTION_TRIGGER, index, 0, len(eventfds))
     return bytearray(head + data)
+
+
+def vf_token_set(token: bytes) -> bytearray:
+    """Return `struct vfio_device_feature` that sets the VF token of a PF: 16 bytes, in the order of their digits."""
+    head = _FEATURE.pack(_FEATURE.size + VF_TOKEN_SIZE, FEATURE_SET | FEATURE_PCI_VF_TOKEN)
+    return bytearray(head + token)
+
+
+def device_name(bdf: str, vf_token: bytes | None = None) -> bytearray:
+    """Return what `GROUP_GET_DEVICE_FD` takes: the address with its domain, and a VF's token as a UUID behind it."""
+    if vf_token is None:
+        return bytearray(f"{bdf}\0".encode())
+    digits = vf_token.hex()
+    parts = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
+    return bytearray(f"{bdf} vf_token={'-'.join(parts)}\0".encode())

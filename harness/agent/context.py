@@ -9,13 +9,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from harness.agent.edu import Edu
+    from harness.agent.engine import Engine
     from harness.agent.implementations import Implementation
     from harness.agent.kernel_log import KernelLog
-    from usdm.vfio import Container
+    from usdm.vfio import Container, Device
 
 DEFAULT_CONTAINER = "default"
 _ADDRESSES = 1 << 64
+_CLASS_CODE = 9  # in configuration space
 
 
 class Buffer:
@@ -85,6 +86,8 @@ class Context:
 
     Attributes:
         addresses: PCI addresses of the devices by name, told by the host.
+        pf_of: Names of the VFs to the names of their PFs, told by the host.
+        vf_tokens: What opens the VFs of a PF, by the PF's name; 16 bytes each.
         devices: Open devices by name.
         buffers: Buffers by name.
         kernel_log: The log's reader, None before it was asked for.
@@ -95,7 +98,9 @@ class Context:
     def __init__(self) -> None:
         self.api: Implementation = implementations.find("usdm")
         self.addresses: dict[str, str] = {}
-        self.devices: dict[str, Edu] = {}
+        self.pf_of: dict[str, str] = {}
+        self.vf_tokens: dict[str, bytes] = {}
+        self.devices: dict[str, Engine] = {}
         self.buffers: dict[str, Buffer] = {}
         self.kernel_log: KernelLog | None = None
         self.log_start: str | None = None
@@ -130,20 +135,20 @@ class Context:
         """Return the container that a device was opened in last."""
         return self.container(self._container_of.get(device, DEFAULT_CONTAINER))
 
-    def device(self, name: str) -> Edu:
+    def device(self, name: str) -> Engine:
         """Return an open device; raises `DeviceNotOpen`."""
         try:
             return self.devices[name]
         except KeyError:
             raise DeviceNotOpen(f"'{name}' is not open") from None
 
-    def any_device(self) -> Edu:
+    def any_device(self) -> Engine:
         """Return the device that was opened first; raises `DeviceNotOpen`."""
         for device in self.devices.values():
             return device
         raise DeviceNotOpen("no device is open")
 
-    def open_device(self, name: str, container: str | None = None, iommu_type: str | None = None) -> Edu:
+    def open_device(self, name: str, container: str | None = None, iommu_type: str | None = None) -> Engine:
         """Return a device, opened when it is not open yet.
 
         Binding to vfio-pci belongs to it, so that what the kernel says of it is in the log of the steps.
@@ -156,16 +161,17 @@ class Context:
         Raises:
             UnknownDevice: The host told no address.
             usdm.errors.UsdmError: Why it cannot be opened.
-            StepError: It is no edu, or cannot signal interrupts.
+            StepError: It is neither an NVMe controller nor an edu, or cannot signal interrupts.
         """
         if name not in self.devices:
             from harness.agent import pci
-            from harness.agent.edu import Edu
 
             address = self.address(name)
             pci.bind(address)
             where = container or DEFAULT_CONTAINER
-            self.devices[name] = Edu(self.container(where, iommu_type).open_device(address))
+            inside = self.container(where, iommu_type)
+            token = self.vf_tokens.get(self.pf_of.get(name, ""))
+            self.devices[name] = _drive(inside.open_device(address, token), inside)
             self._container_of[name] = where
         return self.devices[name]
 
@@ -173,6 +179,12 @@ class Context:
         """Close a device; raises `DeviceNotOpen`."""
         self.device(name).close()
         del self.devices[name]
+
+    def give_back(self, name: str) -> None:
+        """Close a device that goes away, and leave its group; raises `DeviceNotOpen`."""
+        device = self.device(name)
+        self.close_device(name)
+        self.container_of(name).leave(device.device)
 
     # ---- buffers
 
@@ -208,3 +220,13 @@ class Context:
         if not 0 <= iova < _ADDRESSES:
             raise NoIova(f"{iova:#x} is no 64-bit address")
         return iova
+
+
+def _drive(device: Device, container: Container) -> Engine:
+    """Return the driver of a device that has just been opened; the device is closed when it has none."""
+    from usdm import vfio_uapi
+
+    code = int.from_bytes(device.read(vfio_uapi.PCI_CONFIG_REGION, _CLASS_CODE, 3), "little")
+    from harness.agent import edu, nvme
+
+    return nvme.Nvme(device, container) if code == nvme.CLASS_CODE else edu.Edu(device)

@@ -11,6 +11,7 @@ import os
 import select
 import time
 
+from harness.agent.engine import DeviceBusy, DmaLength, DmaTimeout, Engine
 from harness.agent.outcome import StepError
 from usdm import vfio_uapi as uapi
 from usdm.errors import DeviceError
@@ -31,7 +32,6 @@ _SOURCE, _DESTINATION, _COUNT, _COMMAND = 0x80, 0x88, 0x90, 0x98
 _RUN, _FROM_DEVICE, _INTERRUPT = 1, 2, 4
 _IRQ_DMA = 0x100
 
-_PCI_COMMAND, _PCI_BUS_MASTER = 4, 4
 _LIVE = 0x5A5A_1234
 _WORD = 0xFFFF_FFFF
 _POLL_SECONDS = 0.005
@@ -45,24 +45,8 @@ class NoInterrupt(StepError):
     """The device's MSI cannot be set up."""
 
 
-class DmaLength(StepError):
-    """The DMA goes beyond the device's own buffer, which would harm QEMU itself in some versions."""
-
-
-class DmaTimeout(StepError):
-    """The device did not say that the DMA is done."""
-
-
-class DeviceBusy(StepError):
-    """A DMA is still running; the device would ignore another one."""
-
-
-class Edu:
-    """An open edu: memory space on, bus master off, MSI ready.
-
-    Attributes:
-        device: The VFIO device. It is closed with this object.
-    """
+class Edu(Engine):
+    """An open edu: memory space on, bus master off, MSI ready."""
 
     def __init__(self, device: Device) -> None:
         """Start the device and take it over; it is closed when that fails.
@@ -72,7 +56,7 @@ class Edu:
             NoInterrupt: Its MSI cannot be set up.
             usdm.errors.DeviceError: VFIO refused something.
         """
-        self.device = device
+        super().__init__(device)
         self._event = -1
         self._bar: mmap.mmap | None = None
         self._wide: memoryview | None = None
@@ -122,18 +106,6 @@ class Edu:
 
     def _running(self) -> bool:
         return bool(self._registers()[_COMMAND // 8] & _RUN)
-
-    # ---- bus master
-
-    @property
-    def bus_master(self) -> bool:
-        """The device may access memory, as its configuration space says."""
-        command = self.device.read(uapi.PCI_CONFIG_REGION, _PCI_COMMAND, 2)
-        return bool(int.from_bytes(command, "little") & _PCI_BUS_MASTER)
-
-    def set_bus_master(self, enabled: bool) -> None:
-        """Let the device access memory, or not."""
-        self.device.set_bus_master(enabled)
 
     # ---- DMA
 

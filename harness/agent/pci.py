@@ -21,6 +21,11 @@ def write(path: str, text: str) -> None:
         os.close(fd)
 
 
+def folder(address: str, sysfs: str = SYSFS_PCI) -> str:
+    """Return the folder of a function."""
+    return f"{sysfs}/devices/{full_bdf(address)}"
+
+
 def driver_of(address: str, sysfs: str = SYSFS_PCI) -> str | None:
     """Return the name of the driver that a function is bound to, or None."""
     try:

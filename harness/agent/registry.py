@@ -23,7 +23,7 @@ MODULES = {
     "steps_memory": ("buffer", "release", "fill", "check", "compare"),
     "steps_process": ("environment", "hugepages", "limit_memory", "nodes", "threads"),
     "steps_dma": ("dma_read", "dma_write", "container_map", "container_unmap"),
-    "steps_function": ("noiommu", "enable_vfs", "disable_vfs"),
+    "steps_function": ("noiommu", "enable_vfs", "disable_vfs", "unbind", "unplug"),
     "steps_remap": ("physical_address", "remap_size", "remap", "unremap"),
     "steps_tables": ("mappings",),
     "steps_fork": ("fork",),

@@ -21,13 +21,16 @@ _STDERR_BYTES = 64 * 1024
 def begin(context: Context, args: dict[str, Any]) -> Outcome:
     """Take in the devices, see that they are there, and mark the kernel's log.
 
-    Arguments: `devices`, name to address, `{"edu0": "02:00.0"}`; `replaced`, the addresses at which the kernel knows a
+    Arguments: `devices`, name to address, `{"edu0": "02:00.0"}`; `vfs`, the names of those that are VFs to the names of
+    their PFs, which are not there before SR-IOV is switched on; `replaced`, the addresses at which the kernel knows a
     device of the template that this guest was cloned from; `implementation`, what the steps run on.
     """
     context.api = implementations.find(args.get("implementation", "usdm"))
     context.addresses.update(args["devices"])
-    for address in args["devices"].values():
-        pci.scan(address, address in args["replaced"])
+    context.pf_of.update(args.get("vfs", {}))
+    for name, address in args["devices"].items():
+        if name not in context.pf_of:
+            pci.scan(address, address in args["replaced"])
     context.kernel_log = KernelLog.open()
     context.log_start = context.kernel_log.mark()
     return Outcome()

@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 
     from harness.agent.context import Context
     from harness.agent.registry import Step
-    from usdm.vfio_uapi import IommuInfo
+    from usdm.vfio import Container
 
 
-def _ranges(info: IommuInfo) -> list[list[int]] | None:
-    """Return the usable IOVAs for JSON; None when the kernel does not tell."""
-    return None if info.iova_ranges is None else [list(span) for span in info.iova_ranges]
+def _ranges(container: Container) -> list[list[int]] | None:
+    """Return the usable IOVAs for JSON; None when the kernel does not tell, or there is no IOMMU to ask about."""
+    ranges = None if container.no_iommu else container.info().iova_ranges
+    return None if ranges is None else [list(span) for span in ranges]
 
 
 def open_(context: Context, args: dict[str, Any]) -> Outcome:
@@ -27,8 +28,8 @@ def open_(context: Context, args: dict[str, Any]) -> Outcome:
     name = args["device"]
     context.open_device(name, args.get("container"), args.get("type"))
     address = context.address(name)
-    ranges = _ranges(context.container_of(name).info())
-    values = {"address": address, "group": iommu_group(address), "iova_ranges": ranges}
+    container = context.container_of(name)
+    values = {"address": address, "group": iommu_group(address), "iova_ranges": _ranges(container)}
     return Outcome(values=values)
 
 
@@ -46,8 +47,9 @@ def bus_master(context: Context, args: dict[str, Any]) -> Outcome:
 
 def container_info(context: Context, args: dict[str, Any]) -> Outcome:
     """Ask the kernel about a device's container; values: counts (mappings_left), iova_ranges."""
-    info = context.container_of(args["device"]).info()
-    return Outcome(values={"counts": {"mappings_left": info.dma_avail}, "iova_ranges": _ranges(info)})
+    container = context.container_of(args["device"])
+    left = container.info().dma_avail
+    return Outcome(values={"counts": {"mappings_left": left}, "iova_ranges": _ranges(container)})
 
 
 def _register(context: Context, fd: int) -> Outcome:
@@ -60,7 +62,7 @@ def register(context: Context, args: dict[str, Any]) -> Outcome:
     context.open_device(args["device"])
     container = context.container_of(args["device"])
     outcome = _register(context, container.fd)
-    outcome.values["iova_ranges"] = _ranges(container.info())
+    outcome.values["iova_ranges"] = _ranges(container)
     return outcome
 
 

@@ -20,7 +20,7 @@ from harness.machine.argv import Boot
 from harness.machine.builds import QemuBuild
 from harness.machine.emulator import Emulator
 from harness.machine.probe import Capabilities
-from harness.machine.snapshot import restore
+from harness.machine.snapshot import can_load, restore
 from harness.machine.spec import MachineSpec
 from harness.machine.template import Template
 
@@ -50,6 +50,11 @@ class GuestPlan:
     payload: Payload
     folder: Path
     template: Template | None = None
+
+    @property
+    def can_be_cloned(self) -> bool:
+        """Whether the build can start this machine from a template; if not, it is booted."""
+        return can_load(self.capabilities, self.spec)
 
 
 @dataclass(slots=True)
@@ -112,7 +117,8 @@ class Guest:
         """
         devices = {device.name: device.at for device in self.spec.devices}
         replaced = [device.at for device in self.spec.fixed_devices] if self.cloned else []
-        begin = {"devices": devices, "replaced": replaced, "implementation": implementation}
+        vfs = {device.name: device.of for device in self.spec.devices if device.model == "vf"}
+        begin = {"devices": devices, "vfs": vfs, "replaced": replaced, "implementation": implementation}
         self.ask("finding the devices", "_begin", begin, deadline)
 
     def ask(self, doing: str, kind: str, args: dict[str, Any], deadline: Deadline) -> dict[str, Any]:

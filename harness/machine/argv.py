@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import ConfigurationError
-from harness.machine.spec import DeviceSpec, MachineSpec
+from harness.machine.devices import device_arguments, without_descriptors
+from harness.machine.spec import MachineSpec
 
 CONTROL_PORT = "org.usdm-harness.control"
 SSH_PORT = "org.usdm-harness.ssh"
@@ -26,8 +27,6 @@ _NO_SELF_TESTS = ("cryptomgr.notests", "initcall_blacklist=jent_mod_init,crypto_
 RAM_OBJECT = "ram0"
 _FIRST_PORT_SLOT = 0x10
 _MAX_PORTS = 8
-# edu's default mask of 28 bits folds larger IOVAs silently into the first 256 MiB.
-_EDU_MASK = 0xFFFF_FFFF_FFFF_FFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +67,7 @@ class Wiring:
         ssh: descriptor of the SSH port.
         console: file for the serial console's output.
         log: file for QEMU's own log and trace.
+        disks: name of each nvme to the descriptor of its namespace's memory.
     """
 
     qmp: int
@@ -75,6 +75,7 @@ class Wiring:
     ssh: int
     console: Path
     log: Path
+    disks: Mapping[str, int] = field(default_factory=dict)
 
 
 def kernel_command_line(spec: MachineSpec) -> str:
@@ -89,14 +90,7 @@ def kernel_command_line(spec: MachineSpec) -> str:
     return " ".join([*words, *spec.kernel_args])
 
 
-def device_properties(device: DeviceSpec) -> dict[str, object]:
-    """The device as QEMU's ``-device`` (JSON) and QMP's ``device_add`` take it."""
-    bus, slot, function = device.bdf
-    where: dict[str, object] = {"bus": "pcie.0" if bus == 0 else f"port{bus}", "addr": f"{slot:x}.{function:x}"}
-    return {"driver": device.model, "id": device.name, **where, "dma_mask": _EDU_MASK}
-
-
-def _topology(spec: MachineSpec) -> list[str]:
+def _topology(spec: MachineSpec, disks: Mapping[str, int], properties: Mapping[str, frozenset[str]]) -> list[str]:
     """The root ports, and the devices under test."""
     highest = max((device.bdf[0] for device in spec.devices), default=0)
     if not highest <= spec.buses <= _MAX_PORTS:
@@ -118,8 +112,8 @@ def _topology(spec: MachineSpec) -> list[str]:
             "hotplug": False,
         }
         arguments += ["-device", json.dumps(port)]
-    for device in spec.devices:
-        arguments += ["-device", json.dumps(device_properties(device))]
+    for number, device in enumerate(spec.devices):
+        arguments += device_arguments(device, number, disks, properties)
     return arguments
 
 
@@ -168,7 +162,7 @@ def build_argv(
         incoming: start stopped, and wait for a state to be loaded.
 
     Raises:
-        ConfigurationError: a bus out of reach, or a property that the build does not have.
+        ConfigurationError: a bus out of reach, or a device or a property that the build does not have.
     """
     # sata and smbus off: q35's AHCI cannot be restored behind a vIOMMU, and nothing here needs either.
     machine = f"{machine_type},sata=off,smbus=off,vmport=off" + (
@@ -192,7 +186,7 @@ def build_argv(
     argv += ["-device", f"virtserialport,id={CONTROL_DEVICE},chardev=control,name={CONTROL_PORT},nr=1"]
     argv += ["-device", f"virtserialport,id={SSH_DEVICE},chardev=ssh,name={SSH_PORT},nr=2"]
     argv += ["-device", "pvpanic-pci,bus=pcie.0,addr=1e.0"]
-    argv += _topology(spec)
+    argv += _topology(spec, wiring.disks, properties)
     # A comma inside an option's value is written twice.
     argv += ["-chardev", f"file,id=console,path={str(wiring.console).replace(',', ',,')}", "-serial", "chardev:console"]
     argv += ["-D", str(wiring.log), "-d", "guest_errors", "-trace", "vtd_dmar_fault", "-msg", "timestamp=on"]
@@ -205,11 +199,11 @@ def build_argv(
 def pasteable(argv: list[str], env: Mapping[str, str]) -> str:
     """A shell script that starts the same machine by hand, with the console and a root shell on the terminal.
 
-    The harness's socket pairs do not exist there, so their ends become ``null``, and files of the run folder are not
-    overwritten.
+    The harness's socket pairs do not exist there, so their ends become ``null``, as does the content of an nvme; and
+    files of the run folder are not overwritten.
     """
     out: list[str] = []
-    for word in argv:
+    for word in without_descriptors(argv):
         if word.startswith("socket,id="):
             out.append("null,id=" + word.split("id=")[1].split(",")[0])
         elif word.startswith("file,id=console"):

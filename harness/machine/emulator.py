@@ -18,6 +18,7 @@ from harness.errors import EmulatorCrash, InfrastructureError
 from harness.machine import loop
 from harness.machine.argv import CONTROL_DEVICE, SSH_DEVICE, Boot, Ram, Wiring, build_argv, pasteable
 from harness.machine.builds import QemuBuild
+from harness.machine.devices import make_disks
 from harness.machine.launcher import guarded
 from harness.machine.probe import Capabilities
 from harness.machine.qmp import Qmp, QmpLog
@@ -123,6 +124,7 @@ class Emulator:
         """
         files = Files(folder.absolute())
         pairs = [socket.socketpair() for _ in range(3)]
+        disks = make_disks(spec.devices)
         ours, theirs = [a for a, _ in pairs], [b for _, b in pairs]
         try:
             wiring = Wiring(
@@ -131,6 +133,7 @@ class Emulator:
                 ssh=theirs[2].fileno(),
                 console=files.console,
                 log=files.log,
+                disks=disks,
             )
             arguments = partial(
                 build_argv,
@@ -148,13 +151,17 @@ class Emulator:
             files.console.touch()
             files.log.touch()
             stage = deadline.sooner(_START_SECONDS)
-            process = loop.call(_spawn(argv, build.env, theirs, files), stage)
+            pass_fds = [*(sock.fileno() for sock in theirs), *disks.values()]
+            process = loop.call(_spawn(argv, build.env, pass_fds, files), stage)
         except BaseException:
-            for sock in (*ours, *theirs):
+            for sock in ours:
                 sock.close()
             raise
-        for sock in theirs:
-            sock.close()
+        finally:
+            for sock in theirs:
+                sock.close()
+            for fd in disks.values():
+                os.close(fd)
         emulator = cls(process, Qmp(folder.name, QmpLog(files.qmp)), files, control=ours[1], ssh=ours[2])
         try:
             loop.call(emulator.qmp.connect(ours[0]), stage)
@@ -293,9 +300,7 @@ class Emulator:
         )
 
 
-async def _spawn(
-    argv: list[str], env: dict[str, str], pass_sockets: list[socket.socket], files: Files
-) -> asyncio.subprocess.Process:
+async def _spawn(argv: list[str], env: dict[str, str], pass_fds: list[int], files: Files) -> asyncio.subprocess.Process:
     with files.stderr.open("wb") as stderr:
         return await asyncio.create_subprocess_exec(
             *guarded(argv),
@@ -303,7 +308,7 @@ async def _spawn(
             stdout=stderr,
             stderr=stderr,
             env={**os.environ, **env},
-            pass_fds=[sock.fileno() for sock in pass_sockets],
+            pass_fds=pass_fds,
             # A Ctrl-C at the terminal is for the harness; it ends its guests itself.
             start_new_session=True,
         )

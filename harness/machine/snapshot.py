@@ -15,11 +15,14 @@ from harness.deadline import Deadline
 from harness.errors import InfrastructureError
 from harness.machine.emulator import Emulator
 from harness.machine.probe import Capabilities
+from harness.machine.spec import MachineSpec
 
 _IGNORE_SHARED = "x-ignore-shared"
 # The "file:" address exists since 8.2; later builds want it, and not a descriptor, for files.
 _FILE_ADDRESS = (8, 2)
 _FD_NAME = "state"
+# An older build loads no state into a machine that has a device which cannot be migrated.
+_NVME_MIGRATES = (11, 1)
 
 
 class Method(StrEnum):
@@ -32,6 +35,11 @@ class Method(StrEnum):
 def best_method(capabilities: Capabilities) -> Method:
     """The fastest method that a build can do."""
     return Method.FILE if _IGNORE_SHARED in capabilities.migration else Method.STREAM
+
+
+def can_load(capabilities: Capabilities, spec: MachineSpec) -> bool:
+    """Whether a build can load a frozen state into a machine, that is, have the machine as a clone."""
+    return capabilities.version >= _NVME_MIGRATES or all(device.model != "nvme" for device in spec.devices)
 
 
 def freeze(emulator: Emulator, capabilities: Capabilities, method: Method, state: Path, deadline: Deadline) -> None:

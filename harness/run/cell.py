@@ -131,8 +131,8 @@ def _run_guest(
     """The steps in one guest; what went wrong with it is in ``side.error``."""
     try:
         plan = resources.plan(machine_spec(cell.scenario), cell.qemu, cell.kernel, side.folder, say)
-        side.start = options.start
-        if options.start == "clone":
+        side.start = options.start if plan.can_be_cloned else "boot"
+        if side.start == "clone":
             stage("template")
             began = time.monotonic()
             template = get_template(plan, options.boot_timeout, say)

@@ -52,9 +52,10 @@ def open_shell(options: RunOptions, scenario: Path | None, command: str | None, 
     emulation, image = resources.emulations[options.qemu[0]], resources.images[options.kernels[0]]
     folder = make_run_folder(options.out)
     plan = resources.plan(spec, options.qemu[0], options.kernels[0], folder)
-    if options.start == "clone":
+    clone = options.start == "clone" and plan.can_be_cloned
+    if clone:
         plan = replace(plan, template=get_template(plan, options.boot_timeout, say))
-    doing = "cloning" if options.start == "clone" else "booting"
+    doing = "cloning" if clone else "booting"
     on = f"{image.kernel_release} on QEMU {emulation.build.version} ({emulation.accelerator.accelerator})"
     say(f"{doing} {on}")
     with running_guest(plan, options.boot_timeout, lambda stage: None) as guest:

@@ -19,6 +19,7 @@ from harness.image.recipe import load_recipe, recipe_names
 from harness.machine.accel import Accelerator, Decision
 from harness.machine.builds import list_builds
 from harness.machine.probe import capabilities
+from harness.machine.snapshot import can_load
 from harness.machine.spec import MachineSpec
 from harness.machine.template import Template, find_template, list_templates, prune_templates
 from harness.run.cells import Cell, expand, list_scenarios, machine_spec, unmet
@@ -232,7 +233,7 @@ def needs_of(cells: Iterable[Cell], resources: Resources) -> Needs:
         spec = machine_spec(cell.scenario)
         if reason:
             needs.skipped[cell.name] = reason
-        else:
+        elif can_load(resources.emulations[cell.qemu].capabilities, spec):
             machine = (spec.frozen, cell.qemu, cell.kernel)
             if machine not in by_machine:
                 plan = resources.plan(spec.frozen, cell.qemu, cell.kernel, _NO_FOLDER)

@@ -11,9 +11,6 @@ from harness.scenario.base import Model
 from harness.scenario.expect import exactly_one
 from harness.scenario.values import Address, Name, Pattern, SignedSize, Size, refuse
 
-EDU_BUFFER = 4096
-"""Bytes of edu's own buffer; what goes beyond it can corrupt the memory of some QEMU versions."""
-
 _DEVICE = "The device, by its name in machine.devices."
 _BUFFER = "The buffer, by the name that alloc, alloc_plain or buffer gave it."
 _AS = "A new name for later steps."
@@ -304,34 +301,25 @@ class DmaArgs(DeviceArgs):
         default=None, description="Or the buffer whose IOVA it is: the one it had when it was allocated or last mapped."
     )
     offset: SignedSize = Field(default=0, description="Offset from the buffer's IOVA, negative for a place before it.")
-    size: Size = Field(description="Bytes, 1 to 4096.")
-    device_offset: Size = Field(default=0, description="Where in the device's own buffer of 4096 bytes.")
-
-    @field_validator("size")
-    @classmethod
-    def _fits_device(cls, value: int) -> int:
-        if not 1 <= value <= EDU_BUFFER:
-            raise refuse("a DMA size from 1 to 4096", value, "the device has 4096 bytes of its own; use several steps")
-        return value
+    size: Size = Field(description="Bytes: 1 to 4096 of an edu, whole sectors of 512 up to 512K of an nvme.")
+    device_offset: Size = Field(
+        default=0, description="Where in the device's own bytes: 4096 of an edu, 16M in sectors of an nvme."
+    )
 
     @model_validator(mode="after")
     def _one_of(self) -> DmaArgs:
         exactly_one("iova", "buffer", self)
         if self.iova is not None and self.offset:
             raise refuse("an offset only beside buffer", "iova and offset", "add it to the IOVA", quote=False)
-        if self.device_offset + self.size > EDU_BUFFER:
-            found = f"{self.device_offset} + {self.size} = {self.device_offset + self.size}"
-            hint = "what goes beyond the device's own buffer can corrupt the memory of QEMU itself"
-            raise refuse("device_offset + size of at most 4096", found, hint, quote=False)
         return self
 
 
 class DmaRead(DmaArgs):
-    """The device reads memory into its own buffer."""
+    """The device reads memory into its own bytes."""
 
 
 class DmaWrite(DmaArgs):
-    """The device writes memory from its own buffer."""
+    """The device writes memory from its own bytes."""
 
 
 class ContainerMap(DeviceArgs):

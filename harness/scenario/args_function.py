@@ -34,6 +34,14 @@ class PassThrough(DeviceArgs):
     """Give the device to the virtual machine inside the guest (``machine.vm``), whose steps can open it then."""
 
 
+class Unbind(DeviceArgs):
+    """Take a function away from vfio-pci. When it is open, its driver is asked to let go, and closes it."""
+
+
+class Unplug(DeviceArgs):
+    """The kernel removes a function. When it is open, its driver is asked to let go, and closes it."""
+
+
 class PhysicalAddress(Args):
     """Take the physical address of a buffer's page as the address for DMA (virt_to_phys)."""
 

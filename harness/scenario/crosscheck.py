@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from harness.scenario.args import Args, Compare, ContainerMap, DmaArgs, Fill, Map, RegisterFd
 from harness.scenario.base import Model
+from harness.scenario.engines import dma_problem
 from harness.scenario.expect import FaultExpect, StepExpect
 from harness.scenario.machine import Machine
 from harness.scenario.problems import Problem, suggest
@@ -31,13 +32,14 @@ class _Names:
     """What steps can name at a point of the scenario."""
 
     devices: list[str] | None
+    models: Mapping[str, str]
     opened: set[str] = field(default_factory=set)
     buffers: dict[str, tuple[str, int | None]] = field(default_factory=dict)  # name: kind of step, size
     mapped: set[str] = field(default_factory=set)
     inside: _Names | None = None  # in the virtual machine
 
     def child(self) -> _Names:
-        return _Names(self.devices, set(self.opened), dict(self.buffers), set(self.mapped))
+        return _Names(self.devices, self.models, set(self.opened), dict(self.buffers), set(self.mapped))
 
 
 def cross_check(document: Document, file: Path) -> list[Problem]:
@@ -82,7 +84,11 @@ class _CrossCheck:
             self._vm = machine.vm
         raw = data.get("machine")
         devices = raw.get("devices", {}) if isinstance(raw, dict) else None
-        names = _Names([name for name in devices if is_name(name)] if isinstance(devices, dict) else None)
+        known = {name: one for name, one in devices.items() if is_name(name)} if isinstance(devices, dict) else None
+        models = {
+            name: str(one["model"]) for name, one in (known or {}).items() if isinstance(one, dict) and "model" in one
+        }
+        names = _Names(None if known is None else list(known), models)
         steps = data.get("steps")
         if isinstance(steps, tuple):
             self._steps(steps, ("steps",), names)
@@ -172,7 +178,7 @@ class _CrossCheck:
             hint = "write vm: true in machine"
             self._add(path, f"expected a machine with a virtual machine before {kind}, found none", hint, key=True)
         if names.inside is None:
-            names.inside = _Names(names.devices)
+            names.inside = _Names(names.devices, names.models)
         self._steps(steps, (*path, "steps"), names.inside)
 
     def _id(self, step_id: Any, path: Path_, kind: str) -> None:
@@ -215,6 +221,8 @@ class _CrossCheck:
         known = device is not None and self._device(device, (*path, "device"), names)
         if known and kind not in ("open", "register", "pass_through", "mappings") and device not in names.opened:
             self._add((*path, "device"), f"expected an open device, found '{device}'", "open or register it before")
+        if isinstance(args, DmaArgs):
+            self._dma(args, path, names)
         if isinstance(args, RegisterFd) and args.fd in ("device", "group") and not names.opened:
             self._add((*path, "fd"), f"expected an open device before fd: {args.fd}, found none", "open one before")
         if kind == "mappings" and len(path) > _OUTSIDE:
@@ -224,6 +232,12 @@ class _CrossCheck:
             name = getattr(args, "with_" if key == "with" else key, None)
             if name is not None and self._buffer(name, (*path, key), names):
                 self._buffer_use(args, kind, key, name, path, names)
+
+    def _dma(self, args: DmaArgs, path: Path_, names: _Names) -> None:
+        found = dma_problem(names.models.get(args.device, ""), args)
+        if found is not None:
+            key, message, hint = found
+            self._add((*path, key), message, hint)
 
     def _device(self, name: str, path: Path_, names: _Names) -> bool:
         if names.devices is None or name in names.devices:

@@ -54,6 +54,8 @@ from harness.scenario.args_function import (
     PhysicalAddress,
     Remap,
     RemapSize,
+    Unbind,
+    Unplug,
     Unremap,
 )
 from harness.scenario.base import Model
@@ -126,6 +128,8 @@ KINDS: dict[str, type[Args]] = {
     "noiommu": NoIommu,
     "enable_vfs": EnableVfs,
     "disable_vfs": DisableVfs,
+    "unbind": Unbind,
+    "unplug": Unplug,
     "physical_address": PhysicalAddress,
     "remap_size": RemapSize,
     "remap": Remap,
@@ -159,6 +163,9 @@ _OBSERVES = {
     "free_plain": ("pointer",),
     "nodes": ("nodes",),
     "enable_vfs": ("counts",),
+    "disable_vfs": ("counts",),
+    "unbind": ("counts",),
+    "unplug": ("counts",),
     "mappings": ("mapped", "page_sizes", "counts"),
 }
 

@@ -1,0 +1,118 @@
+"""Devices under test as QEMU's arguments: edu, and nvme with its subsystem, its namespace and its VFs.
+
+A namespace keeps what is written to it in memory that the harness gives QEMU as a descriptor: no file is left behind,
+and QEMU opens none. A VF is no device of QEMU's command line: it is there when its PF's SR-IOV has been switched on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+
+from harness.errors import ConfigurationError, InfrastructureError
+from harness.machine.spec import DeviceSpec
+
+NAMESPACE_BYTES = 16 << 20
+"""Size of an nvme's namespace; its sectors have 512 bytes."""
+
+# edu's default mask of 28 bits folds larger IOVAs silently into the first 256 MiB.
+_EDU_MASK = 0xFFFF_FFFF_FFFF_FFFF
+_FDSET = "/dev/fdset/"
+
+
+def device_arguments(
+    device: DeviceSpec, number: int, disks: Mapping[str, int], properties: Mapping[str, frozenset[str]]
+) -> list[str]:
+    """The arguments that put a device into the machine; none for a VF.
+
+    Args:
+        device: the device.
+        number: its place among the devices, from 0.
+        disks: name of each nvme to the descriptor of its namespace's memory.
+        properties: device name to the names of its properties, as probed on this build.
+
+    Raises:
+        ConfigurationError: the build has no such device, or not with SR-IOV.
+    """
+    if device.model == "vf":
+        return []
+    bus, slot, function = device.bdf
+    where: dict[str, object] = {"bus": "pcie.0" if bus == 0 else f"port{bus}", "addr": f"{slot:x}.{function:x}"}
+    if device.model == "edu":
+        return _device({"driver": "edu", "id": device.name, **where, "dma_mask": _EDU_MASK})
+    wanted = "sriov_max_vfs" if device.vfs else "max_ioqpairs"
+    if wanted not in properties.get("nvme", frozenset()):
+        raise ConfigurationError(
+            f"this QEMU build has no nvme with the property {wanted}",
+            hint="choose another build with --qemu; 'harness qemu list' shows them",
+        )
+    # No name of a scenario has a dot.
+    subsystem, data = f"{device.name}.subsystem", f"{device.name}.data"
+    file = {"driver": "file", "node-name": data, "filename": f"{_FDSET}{number}", "locking": "off"}
+    controller = {"driver": "nvme", "id": device.name, **where, "serial": device.name, "subsys": subsystem}
+    return [
+        *("-add-fd", f"fd={disks[device.name]},set={number}", "-blockdev", json.dumps(file)),
+        *_device({"driver": "nvme-subsys", "id": subsystem}),
+        *_device({**controller, **_sriov(device.vfs)}),
+        # All controllers of the subsystem have it: the PF and each VF.
+        *_device({"driver": "nvme-ns", "bus": device.name, "drive": data, "nsid": 1, "shared": True}),
+    ]
+
+
+def _device(properties: dict[str, object]) -> list[str]:
+    return ["-device", json.dumps(properties)]
+
+
+def _sriov(vfs: int) -> dict[str, object]:
+    """The properties of an nvme with VFs.
+
+    Each VF can have an interrupt and two queue pairs (admin and I/O), and the PF keeps two pairs and an interrupt of
+    its own (QEMU, docs/system/devices/nvme.rst).
+    """
+    if not vfs:
+        return {}
+    queues = 2 * vfs
+    return {
+        "sriov_max_vfs": vfs,
+        "sriov_vq_flexible": queues,
+        "sriov_vi_flexible": vfs,
+        "max_ioqpairs": queues + 2,
+        "msix_qsize": vfs + 1,
+    }
+
+
+def make_disks(devices: Iterable[DeviceSpec]) -> dict[str, int]:
+    """Name of each nvme to a new descriptor of its namespace's memory, all zeros; the caller closes them.
+
+    Raises:
+        InfrastructureError: the host gives none.
+    """
+    disks: dict[str, int] = {}
+    try:
+        for device in devices:
+            if device.model == "nvme":
+                disks[device.name] = os.memfd_create(f"nvme-{device.name}", os.MFD_CLOEXEC)
+                os.ftruncate(disks[device.name], NAMESPACE_BYTES)
+    except OSError as error:
+        for fd in disks.values():
+            os.close(fd)
+        raise InfrastructureError(f"no memory for a namespace: {os.strerror(error.errno or 0)}") from error
+    return disks
+
+
+def without_descriptors(argv: list[str]) -> list[str]:
+    """The same arguments for a QEMU that is given no descriptors: what is written to a namespace there is lost."""
+    out: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "-add-fd":
+            next(words)
+        elif word.startswith("{") and _FDSET in word:
+            node = json.loads(word)["node-name"]
+            out.append(
+                json.dumps({"driver": "null-co", "node-name": node, "size": NAMESPACE_BYTES, "read-zeroes": True})
+            )
+        else:
+            out.append(word)
+    return out
