@@ -30,11 +30,12 @@ class Buffer:
         extent: Bytes that the kernel gave for it, for a buffer of the program's own.
         iova: IOVA of its start, as it was allocated or last mapped; None when it has had none. It may be negative: a
             mapping of a part gives the part's IOVA, and the start lies that far before it.
+        remapped: IOVAs that icp_sal_iommu_map gave it, by offset.
         writable: The program may write to it.
         gone: It was freed or released. The address stays, so that a use after free can be written down.
     """
 
-    __slots__ = ("address", "extent", "gone", "iova", "maker", "name", "size", "writable")
+    __slots__ = ("address", "extent", "gone", "iova", "maker", "name", "remapped", "size", "writable")
 
     def __init__(self, name: str, maker: str, address: int | None, size: int, writable: bool = True) -> None:
         self.name = name
@@ -44,6 +45,7 @@ class Buffer:
         self.extent = size
         self.writable = writable
         self.iova: int | None = None
+        self.remapped: dict[int, int] = {}
         self.gone = False
 
     def place(self, offset: int) -> int | None:

@@ -38,9 +38,10 @@ class Usdm:
 
     def call(self, function: str, *arguments: Any) -> tuple[Any, Exception | None]:
         """See `Implementation`."""
-        from usdm import qae_mem
+        from usdm import icp_sal_iommu, qae_mem
 
-        value = getattr(qae_mem, function)(*arguments)
+        header = icp_sal_iommu if function.startswith("icp_sal_iommu") else qae_mem
+        value = getattr(header, function)(*arguments)
         return value, qae_mem.last_error()
 
     def is_absent(self, error: Exception) -> bool:

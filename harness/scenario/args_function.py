@@ -43,7 +43,7 @@ class Unplug(DeviceArgs):
 
 
 class PhysicalAddress(Args):
-    """Take the physical address of a buffer's page as the address for DMA (virt_to_phys)."""
+    """Take the physical address of a buffer as its address for DMA (virt_to_phys; counts: contiguous)."""
 
     buffer: Name = Field(description=_BUFFER)
     offset: Size = Field(default=0, description=_OFFSET)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from harness.scenario.args import Args, Compare, ContainerMap, DmaArgs, Fill, Map, RegisterFd
+from harness.scenario.args_function import PhysicalAddress, Remap
 from harness.scenario.base import Model
 from harness.scenario.engines import dma_problem
 from harness.scenario.expect import FaultExpect, StepExpect
@@ -283,7 +284,7 @@ class _CrossCheck:
             names.opened.add(str(device))
         elif kind == "close":
             names.opened.discard(str(device))
-        if isinstance(args, Map | ContainerMap) and args.buffer is not None:
+        if isinstance(args, Map | ContainerMap | PhysicalAddress | Remap) and args.buffer is not None:
             names.mapped.add(args.buffer)
 
     def _broken(self, raw: Any, kind: str, path: Path_, names: _Names) -> None:

@@ -166,6 +166,7 @@ _OBSERVES = {
     "disable_vfs": ("counts",),
     "unbind": ("counts",),
     "unplug": ("counts",),
+    "physical_address": ("counts",),
     "mappings": ("mapped", "page_sizes", "counts"),
 }
 
