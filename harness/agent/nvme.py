@@ -305,11 +305,12 @@ class Nvme(Engine):
     # ---- the end
 
     def close(self) -> None:
-        """Stop the controller, close the device and take its queues away; may be called twice.
+        """Stop the controller, take its queues away and close the device; may be called twice.
 
         Raises:
             usdm.errors.UnmapFailed: The kernel refused to take the queues' mapping away.
         """
+        self._running = False
         registers, self._registers = self._registers, None
         if registers is not None:
             registers[_CC] = 0
@@ -317,9 +318,10 @@ class Nvme(Engine):
         bar, self._bar = self._bar, None
         if bar is not None:
             bar.close()
-        # The kernel resets the function, so that nothing reaches the queues any more.
-        self.device.close()
-        self._running = False
         memory, self._memory = self._memory, None
-        if memory is not None:
-            memory.close()
+        try:
+            # Before the device: with that its group may go, and with a container's last group all its mappings.
+            if memory is not None:
+                memory.close()
+        finally:
+            self.device.close()

@@ -112,15 +112,14 @@ class QueueMemory:
         return view
 
     def close(self) -> None:
-        """Take the mapping away and give the memory back; the device must not use it any more.
+        """Take the mapping away and give the memory back; the device must not use it any more, and still be open.
 
         Raises:
             usdm.errors.UnmapFailed: The kernel refused.
         """
         iova, self._iova = self._iova, None
         try:
-            # Without a group the container has lost its IOMMU, and every mapping with it.
-            if iova is not None and self._container.groups:
+            if iova is not None:
                 self._container.unmap_dma(iova, len(self._memory))
         finally:
             for view in self._pages:

@@ -100,7 +100,11 @@ def unbind(context: Context, args: dict[str, Any]) -> Outcome:
 
 
 def unplug(context: Context, args: dict[str, Any]) -> Outcome:
-    """Have the kernel remove a function; it is closed when the kernel asks. Values: counts (closed), asked."""
+    """Have the kernel remove a function; it is closed when the kernel asks. Values: counts (closed), asked.
+
+    Raises:
+        NotTaken: The function is not there, or it is a VF, which the kernel removes with its PF's SR-IOV only.
+    """
     name = args["device"]
     path = f"{pci.folder(context.address(name))}/remove"
     return _take_away(context, [name, *_vfs_of(context, name)], path, "1")
