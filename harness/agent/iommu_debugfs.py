@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 DEBUGFS = "/sys/kernel/debug"
 _PAGE = 4096
 _READ, _WRITE = 1, 2
+_ACCESS = ("", "r", "w", "rw")
+_LEVELS = 5
+_NOTHING = "0x0000000000000000"
 _ADDRESS = (1 << 52) - 1 & ~(_PAGE - 1)
 
 
@@ -62,8 +65,9 @@ def _mount(root: str) -> None:
 def parse(lines: Iterable[str], first: int, size: int) -> list[list[int | str]]:
     """Return the pieces that a `domain_translation_struct` tells of.
 
-    A line is an IOVA's page number, `|`, and the five entries on the way, that of 5-level tables first; levels that the
-    tables do not have and those below a large page are 0. What may be done is what all entries of the way allow.
+    A line is an IOVA's page number, `|`, and the entries on the way, one for each level from 5 down: 0 for levels that
+    the tables do not have. The last one is the page's: a line of a large page ends there, or has 0 behind it on older
+    kernels. What may be done is what all entries of the way allow.
 
     Args:
         lines: The file's.
@@ -72,24 +76,31 @@ def parse(lines: Iterable[str], first: int, size: int) -> list[list[int | str]]:
     """
     found: list[list[int | str]] = []
     after: tuple[object, ...] = ()
+    above, allowed_above, depth = "", 0, 0
     for line in lines:
         number, bar, rest = line.partition("|")
         if not bar:
             continue
         iova = int(number, 16) * _PAGE
-        entries = [int(word, 16) for word in rest.split()]
-        level = next(level for level, entry in enumerate(reversed(entries), 1) if entry)
-        page = _PAGE << 9 * (level - 1)
-        if iova + page <= first or iova >= first + size:
+        if iova >= first + size:
             continue
-        allowed = _READ | _WRITE
-        for entry in entries:
-            if entry:
-                allowed &= entry
-        if not allowed:
+        rest = rest.rstrip()
+        while rest.endswith(_NOTHING):
+            rest = rest[: -len(_NOTHING)].rstrip()
+        way, _, last = rest.rpartition("\t")
+        # The tables on the way are the same for as many as 512 pages.
+        if way != above:
+            entries = [int(word, 16) for word in way.split()]
+            above, depth, allowed_above = way, len(entries), _READ | _WRITE
+            for entry in entries:
+                allowed_above &= entry or allowed_above
+        entry = int(last, 16)
+        page = _PAGE << 9 * (_LEVELS - 1 - depth)
+        allowed = allowed_above & entry
+        if iova + page <= first or not allowed:
             continue
-        access = "r" * bool(allowed & _READ) + "w" * bool(allowed & _WRITE)
-        physical = entries[-level] & _ADDRESS & ~(page - 1)
+        access = _ACCESS[allowed]
+        physical = entry & _ADDRESS & ~(page - 1)
         if (iova, physical, page, access) == after:
             found[-1][2] += page  # type: ignore[operator]
         else:

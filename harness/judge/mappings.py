@@ -165,10 +165,10 @@ def _at(row: tuple[Any, ...] | None, at: int, end: int) -> tuple[int | None, int
 
 
 _WANTED = {
-    "one_to_one": "each IOVA leads to the buffer's own page, and is its physical address",
-    "whole": "each page leads to the buffer's own",
+    "one_to_one": "every page mapped, to the buffer's own, at its physical address",
+    "whole": "every page mapped, to the buffer's own",
     "none": "nothing mapped",
-    "partial": "some pages mapped, others not, each to the buffer's own",
+    "partial": "some pages mapped, to the buffer's own, and others not",
     "untranslated": "no translation",
 }
 
@@ -179,7 +179,7 @@ def mapping_aspects(expect: StepExpect, seen: StepEvidence) -> Iterator[Aspect]:
     That a page leads to what is not the buffer's fails whatever is expected, and so do witnesses that disagree.
     """
     found = mapping(seen)
-    expected = "no page leads to what is not the buffer's" if expect.mapped is None else _WANTED[expect.mapped]
+    expected = "no page mapped to what is not the buffer's" if expect.mapped is None else _WANTED[expect.mapped]
     if found is None:
         yield Aspect(good=False, expected=expected, observed=NOT_SAID)
         return
@@ -201,7 +201,7 @@ def _witnesses(seen: StepEvidence) -> Iterator[Aspect]:
     """Whether the kernel's debugfs says what the tables say; nothing where the kernel has none."""
     if seen.values.get("debugfs") is None:
         return
-    expected = "the tables and the kernel's debugfs agree"
+    expected = "tables and debugfs that agree"
     kernel, host = (_rows(rows, _RUN) for rows in (seen.values["debugfs"], seen.values["tables"].get("runs")))
     if kernel is None or host is None:
         yield Aspect(good=False, expected=expected, observed=NOT_SAID)

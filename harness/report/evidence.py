@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from harness.report.mappings import KIND, mappings_text
 from harness.report.text import clean, fault_line, one_line, started
 from harness.results import CellResult, Check, FaultRecord, StepEvidence
 
@@ -105,7 +106,7 @@ def _observed(step: StepEvidence) -> str:
     if step.returns is not None:
         parts.append(f"returns {_value(step.returns)}")
     if step.values:
-        parts.append(_pairs(step.values))
+        parts.append(mappings_text(step.values) if step.kind == KIND else _pairs(step.values))
     if step.trace:
         parts.append(f"{len(step.trace)} lines of trace")
     return one_line(", ".join(parts))
