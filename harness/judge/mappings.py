@@ -85,7 +85,7 @@ class Mapping:
         counts = self.counts
         total = counts["mapped"] + counts["unmapped"]
         text = f"{self.kind}: {counts['mapped']} of {total} pages mapped"
-        text += f" by pages of {_sizes(self.page_sizes)}, {counts['writable']} of them writable"
+        text += f" by {_pages(self.page_sizes)}, {counts['writable']} of them writable"
         if self.wrong is not None:
             return f"{text}, {counts['wrong']} wrong: {self.wrong}"
         return text if self.gap is None else f"{text}; {self.gap}"
@@ -188,8 +188,8 @@ def mapping_aspects(expect: StepExpect, seen: StepEvidence) -> Iterator[Aspect]:
     yield Aspect(good=good, expected=expected, observed=str(found))
     if expect.page_sizes is not None:
         wanted = tuple(sorted(expect.page_sizes))
-        observed = f"pages of {_sizes(found.page_sizes)}"
-        yield Aspect(good=found.page_sizes == wanted, expected=f"pages of {_sizes(wanted)}", observed=observed)
+        good = found.page_sizes == wanted
+        yield Aspect(good=good, expected=_pages(wanted), observed=_pages(found.page_sizes))
     for name, count in (expect.counts or {}).items():
         number = found.counts.get(name)
         observed = NOT_SAID if number is None else f"{name} {number}"
@@ -224,7 +224,11 @@ def _run(row: tuple[Any, ...]) -> str:
 
 def _sizes(sizes: Sequence[int]) -> str:
     """Sizes as people write them: ``4K, 2M``."""
-    return ", ".join(_size(size) for size in sizes) or "no size"
+    return ", ".join(_size(size) for size in sizes)
+
+
+def _pages(sizes: Sequence[int]) -> str:
+    return f"pages of {_sizes(sizes)}" if sizes else "no pages"
 
 
 def _size(size: int) -> str:
