@@ -74,6 +74,14 @@ steps:
   - unmap_each: {buffer: b, offset: 4K, size: 4K, count: 3}
   - nodes: {buffer: m, size: 8K}
     expect: {nodes: [0, 1]}
+  - remap_size: {size: 5000, build: user_sriov}
+    expect: {returns: 8192}
+  - physical_address: {buffer: b, offset: 4K}
+    expect: {counts: {contiguous: 4096}}
+  - remap: {buffer: b, iova: 0x40000000, size: 4K}
+    expect: {error: IovaTaken, returns: -1}
+  - unremap: {iova: 0x40000000, size: 4K}
+    expect: {returns: 0}
   - at_fork: {}
   - free: {buffer: m, offset: 64}
     expect: {error: InteriorPointer, pointer: kept}

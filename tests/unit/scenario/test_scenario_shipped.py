@@ -31,7 +31,7 @@ def test_there_are_enough_and_none_has_a_mistake() -> None:
     assert lint([FOLDER]) == []
     assert len(FILES) >= 100
     assert len({scenario.title for scenario in SCENARIOS}) == len(SCENARIOS)
-    assert all(re.fullmatch(r"(dma|usdm|libusdm)/[a-z0-9_]+", one) for one in IDS)
+    assert all(re.fullmatch(r"(dma|libusdm|noiommu|nvme|remap|sriov|tables|usdm)/[a-z0-9_]+", one) for one in IDS)
 
 
 def test_every_kind_of_step_is_used() -> None:
