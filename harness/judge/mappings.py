@@ -16,6 +16,7 @@ from harness.scenario.expect import StepExpect
 
 PAGE = 4096
 _UNITS = ((1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K"))
+_TRANSLATED = "translated"
 # A row of each list in the evidence.
 _PIECE = (int, int, int)  # offset, physical address, bytes
 _RUN = (int, int, int, int, str)  # iova, physical address, bytes, bytes of a page, access
@@ -80,10 +81,12 @@ class Mapping:
         return "one_to_one" if self.one_to_one else "whole"
 
     def __str__(self) -> str:
-        if self.untranslated or not self.counts["mapped"]:
-            return f"{self.kind} ({self.way})"
         counts = self.counts
         total = counts["mapped"] + counts["unmapped"]
+        if self.untranslated or self.way != _TRANSLATED:
+            return f"{self.kind} ({self.way})"
+        if not counts["mapped"]:
+            return f"none: 0 of {total} pages mapped"
         text = f"{self.kind}: {counts['mapped']} of {total} pages mapped"
         text += f" by {_pages(self.page_sizes)}, {counts['writable']} of them writable"
         if self.wrong is not None:
