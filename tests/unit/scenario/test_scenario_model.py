@@ -61,6 +61,8 @@ steps:
     id: bad
   - dma_write: {device: e, buffer: b, offset: -4K, size: 4096}
   - container_map: {device: e, buffer: b, size: 4K, iova: 0x40000000, access: read}
+  - mappings: {device: e, buffer: b, offset: 4K, size: 8K}
+    expect: {mapped: whole, page_sizes: [4K, 2M], counts: {mapped: 2}}
   - container_unmap: {device: e, iova: 0x40000000, size: 4K}
   - fork:
       steps:
