@@ -11,8 +11,8 @@ import os
 import select
 import time
 
-from harness.agent.engine import DeviceBusy, DmaLength, DmaTimeout, Engine
-from harness.agent.outcome import StepError
+from harness.agent.engine import Engine
+from harness.agent.outcome import DeviceBusy, DmaLength, DmaTimeout, StepError
 from usdm import vfio_uapi as uapi
 from usdm.errors import DeviceError
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from harness.agent.outcome import StepError
 from usdm import vfio_uapi as uapi
 
 TYPE_CHECKING = False
@@ -10,22 +9,6 @@ if TYPE_CHECKING:
     from usdm.vfio import Device
 
 _PCI_COMMAND, _PCI_BUS_MASTER = 4, 4
-
-
-class DmaLength(StepError):
-    """The device cannot do a DMA of that length, or not at that place of its own memory."""
-
-
-class DmaAddress(StepError):
-    """The device cannot do a DMA at that address."""
-
-
-class DmaTimeout(StepError):
-    """The device did not say that the DMA is done."""
-
-
-class DeviceBusy(StepError):
-    """A DMA is still running; the device would ignore another one."""
 
 
 class Engine:

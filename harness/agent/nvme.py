@@ -12,10 +12,10 @@ from __future__ import annotations
 import struct
 import time
 
-from harness.agent.engine import DmaAddress, DmaLength, DmaTimeout, Engine
+from harness.agent.engine import Engine
 from harness.agent.nvme_memory import PAGE, QueueMemory
 from harness.agent.nvme_queue import ENTRIES, QueuePair
-from harness.agent.outcome import StepError
+from harness.agent.outcome import DmaAddress, DmaLength, DmaTimeout, StepError
 from usdm import vfio_uapi as uapi
 
 TYPE_CHECKING = False

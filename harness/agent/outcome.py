@@ -43,6 +43,38 @@ class NotSet(StepError):
     """The guest's kernel did not do what the step asked for."""
 
 
+class DmaLength(StepError):
+    """The device cannot do a DMA of that length, or not at that place of its own memory."""
+
+
+class DmaAddress(StepError):
+    """The device cannot do a DMA at that address."""
+
+
+class DmaTimeout(StepError):
+    """The device did not say that the DMA is done."""
+
+
+class DeviceBusy(StepError):
+    """A DMA is still running; the device would ignore another one."""
+
+
+class NoSriov(StepError):
+    """The device has no SR-IOV."""
+
+
+class TooManyVfs(StepError):
+    """The kernel refused the number of VFs."""
+
+
+class VfsEnabled(StepError):
+    """SR-IOV is on already."""
+
+
+class NotTaken(StepError):
+    """The kernel did not take the function away."""
+
+
 class ChildFailed(StepError):
     """A forked child did not come to its end, or took too long."""
 

@@ -12,7 +12,7 @@ import select
 import threading
 
 from harness.agent import pci
-from harness.agent.outcome import NotSet, StepError
+from harness.agent.outcome import NoSriov, NotSet, NotTaken, TooManyVfs, VfsEnabled
 from usdm import vfio_uapi as uapi
 from usdm.errors import DeviceNotFound, NoIommuGroup
 from usdm.vfio import iommu_group
@@ -27,22 +27,6 @@ if TYPE_CHECKING:
 ENABLE_SRIOV = "/sys/module/vfio_pci/parameters/enable_sriov"
 _SECONDS = 60.0
 _VF_LINK = "virtfn"
-
-
-class NoSriov(StepError):
-    """The device has no SR-IOV."""
-
-
-class TooManyVfs(StepError):
-    """The kernel refused the number of VFs."""
-
-
-class VfsEnabled(StepError):
-    """SR-IOV is on already."""
-
-
-class NotTaken(StepError):
-    """The kernel did not take the function away."""
 
 
 def _number(path: str) -> int:

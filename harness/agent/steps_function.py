@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from harness.agent import pci
-from harness.agent.outcome import NotSet, Outcome
+from harness.agent.outcome import NoSriov, NotSet, Outcome
 from usdm import vfio_uapi as uapi
 from usdm.vfio import full_bdf
 
@@ -51,7 +51,7 @@ def enable_vfs(context: Context, args: dict[str, Any]) -> Outcome:
     pf = context.device(name)
     enabled, _ = sriov.count(address)
     if not isinstance(pf, Nvme):
-        raise sriov.NoSriov(f"{address} is no NVMe controller")
+        raise NoSriov(f"{address} is no NVMe controller")
     if not enabled:
         nvme_virtual.release_flexible(pf)
     token = os.urandom(uapi.VF_TOKEN_SIZE)

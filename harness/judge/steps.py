@@ -21,6 +21,7 @@ _C_FAILURE = "CFailure"
 _STEP_ERRORS = (
     *("NotAccessible", "DeviceNotOpen", "NoIova", "ChildFailed", "DmaTimeout", "UnknownBuffer", "UnknownDevice"),
     *("NotOffered", "NoLibrary", "NotSet", "UnknownStep", "NotReadable", "NotMounted"),
+    *("DmaLength", "DmaAddress", "DeviceBusy", "NoSriov", "TooManyVfs", "VfsEnabled", "NotTaken"),
 )
 
 

@@ -25,6 +25,7 @@ from harness.scenario.values import is_name
 from harness.scenario.yaml_marks import Document, Path_
 
 _M = TypeVar("_M", bound=Model)
+_ON_CLOSED_DEVICES = ("open", "register", "pass_through", "mappings", "unbind", "unplug")
 _OUTSIDE = 3  # parts of the path of a step's arguments that is in no other step
 
 
@@ -220,7 +221,7 @@ class _CrossCheck:
         """Check the names and the places that a step uses."""
         device = getattr(args, "device", None)
         known = device is not None and self._device(device, (*path, "device"), names)
-        if known and kind not in ("open", "register", "pass_through", "mappings") and device not in names.opened:
+        if known and kind not in _ON_CLOSED_DEVICES and device not in names.opened:
             self._add((*path, "device"), f"expected an open device, found '{device}'", "open or register it before")
         if isinstance(args, DmaArgs):
             self._dma(args, path, names)

@@ -17,6 +17,8 @@ from usdm_fake_vfio import FakeVfio
 class Rig:
     """Steps on a fake kernel: USDM of its own, a container, a device that records its DMA."""
 
+    no_iommu = False
+
     def __init__(self, vfio: FakeVfio) -> None:
         self.vfio = vfio
         self.fd = vfio.open()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.agent import edu, implementations, pci, requests
+from harness.agent import edu, implementations, nvme, pci, requests
 from harness.agent.context import Context
 from harness.agent.execute import execute
 from harness.agent.implementations import UnknownImplementation, Usdm
@@ -19,16 +19,26 @@ class PretendedContainer:
     """A container that notes what was opened in it."""
 
     made: list[PretendedContainer]
+    no_iommu = False
 
     def __init__(self, iommu_type: int) -> None:
         self.iommu_type = iommu_type
         self.fd = 100 + len(self.made)
         self.opened: list[str] = []
+        self.tokens: list[bytes | None] = []
+        self.left: list[str] = []
+        self.classes: dict[str, int] = {}
         self.made.append(self)
 
-    def open_device(self, address: str) -> Any:
+    def open_device(self, address: str, vf_token: bytes | None = None) -> Any:
         self.opened.append(address)
-        return SimpleNamespace(bdf=address, fd=self.fd + 50)
+        self.tokens.append(vf_token)
+        device = SimpleNamespace(bdf=address, fd=self.fd + 50)
+        device.read = lambda index, offset, size: self.classes.get(address, 0xFF00).to_bytes(size, "little")
+        return device
+
+    def leave(self, device: Any) -> None:
+        self.left.append(device.bdf)
 
     def info(self) -> Any:
         return SimpleNamespace(iova_ranges=((0, 9), (20, 29)), dma_avail=self.fd)
@@ -178,3 +188,48 @@ def test_an_implementation_that_cannot_be_had_is_told_before_the_first_step(log:
     for name, error in (("both", UnknownImplementation), ("libusdm", NoLibrary)):
         answer = execute(Context(), "_begin", {"devices": {}, "replaced": [], "implementation": name})
         assert answer["error"]["type"] == error.__name__
+
+
+# ---- which driver, and VFs
+
+
+class PretendedNvme(PretendedEdu):
+    def __init__(self, device: Any, container: Any) -> None:
+        super().__init__(device)
+        self.container = container
+
+
+def test_a_device_gets_the_driver_of_its_class(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvme, "Nvme", PretendedNvme)
+    context.container("own").classes["02:00.0"] = nvme.CLASS_CODE  # type: ignore[attr-defined]
+    run(context, "open", device="a")
+    run(context, "open", device="b", container="own")
+    assert type(context.device("a")) is PretendedEdu
+    opened = context.device("b")
+    assert isinstance(opened, PretendedNvme)
+    assert opened.container is context.container("own")
+
+
+def test_a_vf_is_opened_with_the_token_of_its_pf(context: Context, containers: list[PretendedContainer]) -> None:
+    context.pf_of["b"] = "a"
+    context.vf_tokens["a"] = bytes(range(16))
+    run(context, "open", device="a")
+    run(context, "open", device="b")
+    assert containers[0].tokens == [None, bytes(range(16))]
+
+
+def test_a_device_that_goes_away_leaves_its_container(context: Context, containers: list[PretendedContainer]) -> None:
+    run(context, "open", device="a")
+    run(context, "open", device="b", container="own")
+    gone: Any = context.device("b")
+    context.give_back("b")
+    assert gone.closed
+    assert [one.left for one in containers] == [[], ["02:00.0"]]
+    assert list(context.devices) == ["a"]
+
+
+def test_a_container_without_an_iommu_has_no_ranges(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PretendedContainer, "no_iommu", True)
+    monkeypatch.setattr(PretendedContainer, "info", None)
+    for kind in ("open", "register"):
+        assert run(context, kind, device="a")["values"]["iova_ranges"] is None

@@ -73,6 +73,14 @@ def test_begin_takes_in_the_devices_and_then_marks_the_log(kernel: Kernel) -> No
     assert answer["values"] == {"kernel_log": ["DMAR: fault"], "stderr": "said"}
 
 
+def test_begin_does_not_look_for_vfs_and_remembers_their_pfs(kernel: Kernel) -> None:
+    context = Context()
+    devices = {"pf": "02:00.0", "vf": "02:01.2"}
+    assert execute(context, "_begin", {"devices": devices, "vfs": {"vf": "pf"}, "replaced": []})["error"] is None
+    assert kernel.calls == [("scan", "02:00.0", False), ("open",)]
+    assert (context.addresses, context.pf_of) == (devices, {"vf": "pf"})
+
+
 def test_begin_without_devices_looks_for_none(kernel: Kernel) -> None:
     """As in the rehearsal of a template."""
     assert execute(Context(), "_begin", {"devices": {}, "replaced": []})["error"] is None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 
 import pytest
 
-from harness.errors import ConfigurationError
+from harness.errors import ConfigurationError, InfrastructureError
 from harness.machine.argv import (
     CONTROL_DEVICE,
     CONTROL_PORT,
@@ -21,18 +22,19 @@ from harness.machine.argv import (
     kernel_command_line,
     pasteable,
 )
+from harness.machine.devices import NAMESPACE_BYTES, make_disks
 from harness.machine.spec import DeviceSpec, MachineSpec
 
 PROPERTIES = {"intel-iommu": frozenset({"intremap", "caching-mode", "aw-bits"})}
 
 
 def argv(
-    spec: MachineSpec, *, accelerator: str = "tcg", sandbox: bool = True, properties=PROPERTIES, **more
+    spec: MachineSpec, *, accelerator: str = "tcg", sandbox: bool = True, properties=PROPERTIES, disks=None, **more
 ) -> list[str]:
     return build_argv(
         spec,
         Boot(Path("/k/vmlinux"), Path("/k/initrd.img"), "key"),
-        Wiring(qmp=10, control=11, ssh=12, console=Path("/r,1/console.log"), log=Path("/r,1/qemu.log")),
+        Wiring(10, 11, 12, console=Path("/r,1/console.log"), log=Path("/r,1/qemu.log"), disks=disks or {}),
         machine_type="pc-q35-11.1",
         accelerator=accelerator,
         sandbox=sandbox,
@@ -74,6 +76,86 @@ def test_devices_on_the_last_bus_and_on_bus_0():
         ("a", "port8", "1f.7"),
         ("b", "pcie.0", "5.0"),
     ]
+
+
+NVME = {**PROPERTIES, "nvme": frozenset({"max_ioqpairs", "sriov_max_vfs"})}
+WITH_VFS = MachineSpec(
+    devices=(
+        DeviceSpec("edu0", "edu", "01:00.0"),
+        DeviceSpec("pf", "nvme", "02:00.0", vfs=16),
+        DeviceSpec("vf10", "vf", "02:01.2", of="pf"),
+        DeviceSpec("plain", "nvme", "03:00.0"),
+    )
+)
+DISKS = {"pf": 20, "plain": 21}
+
+
+def test_an_nvme_has_a_subsystem_a_namespace_and_memory_of_its_own():
+    words = argv(WITH_VFS, properties=NVME, disks=DISKS)
+    found = {str(one.get("id", one["driver"])): one for one in devices(words)}
+    pf, plain = found["pf"], found["plain"]
+    assert (pf["bus"], pf["addr"], pf["subsys"]) == ("port2", "0.0", "pf.subsystem")
+    assert found["pf.subsystem"]["driver"] == "nvme-subsys"
+    # The rules of QEMU: twice as many queues as VFs, an interrupt each, and something left for the PF.
+    assert {name: value for name, value in pf.items() if "sriov" in name} == {
+        "sriov_max_vfs": 16,
+        "sriov_vq_flexible": 32,
+        "sriov_vi_flexible": 16,
+    }
+    assert (pf["max_ioqpairs"], pf["msix_qsize"]) == (34, 17)
+    assert not any("sriov" in name for name in plain)
+    namespaces = [one for one in devices(words) if one["driver"] == "nvme-ns"]
+    assert [(one["bus"], one["drive"], one["nsid"], one["shared"]) for one in namespaces] == [
+        ("pf", "pf.data", 1, True),
+        ("plain", "plain.data", 1, True),
+    ]
+    sets = [words[at + 1] for at, word in enumerate(words) if word == "-add-fd"]
+    assert sets == ["fd=20,set=1", "fd=21,set=3"]
+    blocks = [json.loads(words[at + 1]) for at, word in enumerate(words) if word == "-blockdev"]
+    assert [(one["node-name"], one["filename"]) for one in blocks] == [
+        ("pf.data", "/dev/fdset/1"),
+        ("plain.data", "/dev/fdset/3"),
+    ]
+
+
+def test_a_vf_is_no_device_of_the_command_line():
+    assert "vf10" not in " ".join(argv(WITH_VFS, properties=NVME, disks=DISKS))
+
+
+def test_a_template_has_no_nvme():
+    assert argv(WITH_VFS.frozen) == argv(MachineSpec())
+
+
+@pytest.mark.parametrize("properties", [frozenset[str](), frozenset({"max_ioqpairs"})])
+def test_a_build_without_sriov_is_refused(properties: frozenset[str]):
+    with pytest.raises(ConfigurationError, match="no nvme with the property"):
+        argv(WITH_VFS, properties={**PROPERTIES, "nvme": properties}, disks=DISKS)
+
+
+def test_each_namespace_has_memory_of_its_own():
+    disks = make_disks(WITH_VFS.devices)
+    try:
+        assert set(disks) == {"pf", "plain"}
+        assert {os.fstat(fd).st_size for fd in disks.values()} == {NAMESPACE_BYTES}
+        os.pwrite(disks["pf"], b"x", 0)
+        assert os.pread(disks["plain"], 1, 0) == b"\0"
+    finally:
+        for fd in disks.values():
+            os.close(fd)
+
+
+def test_a_host_without_memory_keeps_no_descriptor(monkeypatch: pytest.MonkeyPatch):
+    closed = []
+    monkeypatch.setattr(os, "memfd_create", lambda name, flags: 99)
+    monkeypatch.setattr(os, "close", closed.append)
+
+    def full(fd: int, size: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "ftruncate", full)
+    with pytest.raises(InfrastructureError, match="No space left"):
+        make_disks(WITH_VFS.devices)
+    assert closed == [99]
 
 
 def test_control_and_ssh_have_a_port_each():
@@ -173,3 +255,14 @@ def test_the_script_needs_nothing_of_the_harness():
     assert "stdio,id=console,signal=off" in words
     assert "-D" not in words
     assert words[words.index("-append") + 1].endswith(" harness.shell")
+
+
+def test_the_script_of_a_machine_with_an_nvme_has_an_empty_namespace():
+    script = pasteable(["qemu", *argv(WITH_VFS, properties=NVME, disks=DISKS)], {})
+    words = shlex.split(script.split("exec env", 1)[1].replace("\\\n", " "))
+    assert not any("fd=" in word or "fdset" in word for word in words)
+    blocks = [json.loads(words[at + 1]) for at, word in enumerate(words) if word == "-blockdev"]
+    assert [(one["driver"], one["node-name"], one["size"]) for one in blocks] == [
+        ("null-co", "pf.data", NAMESPACE_BYTES),
+        ("null-co", "plain.data", NAMESPACE_BYTES),
+    ]

@@ -18,6 +18,7 @@ from harness.machine import snapshot
 from harness.machine.emulator import Emulator
 from harness.machine.probe import Capabilities
 from harness.machine.snapshot import Method, best_method, freeze, restore
+from harness.machine.spec import DeviceSpec, MachineSpec
 
 NO_SPACE = "Unable to write to file: " + os.strerror(errno.ENOSPC)
 
@@ -182,3 +183,16 @@ def test_a_state_that_is_not_there_is_not_loaded(tmp_path: Path) -> None:
 
 def test_versions_are_compared_as_numbers() -> None:
     assert build("pc-q35-10.0").version > build("pc-q35-8.2").version == snapshot._FILE_ADDRESS
+
+
+@pytest.mark.parametrize(
+    ("machine_type", "model", "can"),
+    [
+        *(("pc-q35-7.2", "edu", True), ("pc-q35-7.2", "nvme", False), ("pc-q35-10.0", "nvme", False)),
+        *(("pc-q35-11.1", "nvme", True), ("pc-q35-12.0", "nvme", True)),
+    ],
+)
+def test_which_builds_can_clone_a_machine_with_an_nvme(machine_type: str, model: str, can: bool) -> None:
+    found = Capabilities(machine_type, True, {}, frozenset())
+    spec = MachineSpec(devices=(DeviceSpec("edu0", "edu", "01:00.0"), DeviceSpec("a", model, "02:00.0")))  # type: ignore[arg-type]
+    assert snapshot.can_load(found, spec) is can

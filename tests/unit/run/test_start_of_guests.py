@@ -23,7 +23,7 @@ from harness.machine.snapshot import Method
 from harness.machine.template import Template
 from harness.paths import scenarios_dir
 from harness.results import CellResult, Outcome
-from harness.run import cell, schedule, shell
+from harness.run import cell, schedule, shell, templates
 from harness.run.cells import Cell
 from harness.run.options import RunOptions
 from harness.run.resources import Emulation, Resources
@@ -31,6 +31,8 @@ from harness.scenario import load_scenario
 
 PLAIN = scenarios_dir() / "dma" / "unmapped_read.yaml"
 FIXED = scenarios_dir() / "dma" / "device_on_bus_0.yaml"
+WITH_VFS = scenarios_dir() / "sriov" / "requester.yaml"
+INTEL = {"intel-iommu": frozenset({"intremap", "caching-mode", "aw-bits"})}
 KEY = "60c2e5460d0f" + "e" * 52
 
 
@@ -46,6 +48,7 @@ class Pretended:
     answer_error: dict[str, str] | None = None
     deadlines: list[Deadline] = field(default_factory=list)
     hangs: bool = False
+    machine_type: str = "pc-q35-11.1"
 
     def get_template(self, plan: GuestPlan, boot_seconds: float, say: Any) -> Template:
         if self.template_error is not None:
@@ -74,7 +77,9 @@ class Pretended:
     def resources(self, options: RunOptions | None = None, say: Any = None) -> Resources:
         build = QemuBuild("11.1", "11.1.3", "b", ("qemu",), {}, None)
         image = Image("trixie", "i", self.tmp_path, self.tmp_path, self.tmp_path, "6.12.88", {}, "2026", 1)
-        emulation = Emulation(build, Capabilities("pc-q35-11.1", True, {}, frozenset()), Decision("tcg", "no KVM"))
+        emulation = Emulation(
+            build, Capabilities(self.machine_type, True, INTEL, frozenset()), Decision("tcg", "no KVM")
+        )
         return Resources({"11.1": emulation}, {"6.12": image}, Payload(b"", "p"))
 
     def shell(self, scenario: Path | None = None, **options: Any) -> int:
@@ -118,7 +123,7 @@ def test_a_shell_is_a_clone_whose_devices_are_there_before_it_is_ready(pretended
     assert pretended.shell() == 7
     assert pretended.plans[0].template is not None
     assert pretended.plans[0].spec.buses == 4
-    asked = {"devices": {"edu0": "02:00.0"}, "replaced": [], "implementation": "usdm"}
+    asked = {"devices": {"edu0": "02:00.0"}, "vfs": {}, "replaced": [], "implementation": "usdm"}
     assert pretended.asked == [("_begin", asked)]
     assert pretended.said[:2] == ["making a template", "cloning 6.12.88 on QEMU 11.1.3 (tcg)"]
     assert pretended.said[2].startswith("ready: edu0 at 02:00.0; ")
@@ -154,6 +159,22 @@ def test_a_cell_says_of_what_it_is_a_clone_and_how_long_it_waited(pretended: Pre
     assert result.versions is not None
     assert result.versions.template == KEY
     assert list(result.stages)[:2] == ["template", "start"]
+
+
+@pytest.mark.parametrize(("machine_type", "start"), [("pc-q35-11.1", "clone"), ("pc-q35-10.0", "boot")])
+def test_a_machine_that_the_build_cannot_clone_is_booted(pretended: Pretended, machine_type: str, start: str):
+    pretended.machine_type = machine_type
+    result = pretended.cell(WITH_VFS)
+    assert result.start == start
+    assert ("template" in result.stages) is (start == "clone")
+    pretended.shell(WITH_VFS)
+    assert [plan.template is not None for plan in pretended.plans] == [start == "clone"] * 2
+    assert pretended.said[-2].startswith({"clone": "cloning", "boot": "booting"}[start])
+    vfs = {kind: args["vfs"] for kind, args in pretended.asked if kind == "_begin"}
+    assert vfs == {"_begin": {"vf10": "pf"}}
+    needs = templates.needs_of([Cell(load_scenario(WITH_VFS), "11.1", "6.12", "a")], pretended.resources())
+    assert [one.scenarios for one in needs.templates] == ([["a"]] if start == "clone" else [])
+    assert needs.skipped == {}
 
 
 def test_a_cell_that_is_booted_says_so(pretended: Pretended):

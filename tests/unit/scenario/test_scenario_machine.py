@@ -5,6 +5,11 @@ from __future__ import annotations
 import pytest
 from scenario_said import HEAD, said
 
+from harness.machine.devices import NAMESPACE_BYTES
+from harness.scenario import parse_scenario
+from harness.scenario.engines import NVME_BYTES
+from harness.scenario.machine import Device, Machine
+
 
 def machine(value: str) -> list[str]:
     """What is said about a machine; its value begins at 1:10."""
@@ -27,8 +32,25 @@ def machine(value: str) -> list[str]:
         ("{kernel_args: quiet}", "1:24 expected a list, found 'quiet'"),
         ("{kernel_args: [a, b c]}", "1:28 expected one word of the kernel's command line, found 'b c'"),
         ("{devices: [edu0]}", "1:20 expected a mapping, found a list"),
-        ("{devices: {edu0: {}}}", None),
-        ("{devices: {a: {model: nvme, at: 02:00.0}}}", "1:32 expected edu, found 'nvme'"),
+        ("{devices: {edu0: {}}}", "1:21 expected 'model' in 'edu0', found none"),
+        ("{devices: {edu0: {model: edu}}}", "1:27 expected an address, found none"),
+        ("{devices: {a: {model: igb, at: 02:00.0}}}", "1:32 expected edu, nvme or vf, found 'igb'"),
+        ("{devices: {a: {model: nvme, at: 00:05.0}}}", "1:24 expected an nvme behind a root port, found '00:05.0'"),
+        ("{devices: {a: {model: nvme, at: 02:00.0, vfs: 128}}}", "1:56 expected a number of at most 127, found 128"),
+        ("{devices: {a: {model: edu, at: 02:00.0, vfs: 1}}}",
+         "1:24 expected VFs of an nvme only, found vfs beside model: edu"),
+        ("{devices: {a: {model: edu, at: 02:00.0, of: b}}}",
+         "1:24 expected of and number for a vf only, found model: edu"),
+        ("{devices: {a: {model: vf, of: b}}}",
+         "1:24 expected of and number, and nothing else, for a vf, found other keys"),
+        ("{devices: {a: {model: vf, of: b, number: 1}}}", "1:40 expected a PF with VFs, found 'b'"),
+        ("{devices: {a: {model: vf, of: b, number: 1}, b: {model: nvme, at: 02:00.0}}}",
+         "1:40 expected a PF with VFs, found 'b'"),
+        ("{devices: {a: {model: vf, of: b, number: 5}, b: {model: nvme, at: 02:00.0, vfs: 4}}}",
+         "1:51 expected a number from 1 to 4, found 5"),
+        ("{devices: {b: {model: nvme, at: 02:00.0, vfs: 4}, a: {model: vf, of: b, number: 4},"
+         " c: {model: vf, of: b, number: 4}}}",
+         "1:124 expected an address of its own, found 02:00.4, which is 'a'"),
         ("{devices: {a: {model: edu, at: 2}}}", "1:41 expected a PCI address (bus:device.function), found 2"),
         ("{devices: {a: {model: edu, at: 02:00}}}", "1:41 expected a PCI address (bus:device.function), found '02:00'"),
         ("{devices: {a: {model: edu, at: 09:00.0}}}",
@@ -48,12 +70,64 @@ def machine(value: str) -> list[str]:
         ("{iomu: intel}", "1:11 expected a known key in 'machine', found 'iomu'"),
     ],
 )  # fmt: skip
-def test_machine(value: str, message: str | None) -> None:
-    found = machine(value)
-    if message is None:
-        assert found == ["1:21 expected 'at' in 'edu0', found none", "1:21 expected 'model' in 'edu0', found none"]
-    else:
-        assert found == [message]
+def test_machine(value: str, message: str) -> None:
+    assert machine(value) == [message]
+
+
+@pytest.mark.parametrize(
+    ("number", "address"), [(1, "02:00.1"), (7, "02:00.7"), (8, "02:01.0"), (10, "02:01.2"), (127, "02:0f.7")]
+)
+def test_a_vfs_number_says_where_it_is(number: int, address: str) -> None:
+    pf, vf = Device(model="nvme", at="02:00.0", vfs=127), Device(model="vf", of="pf", number=number)
+    assert Machine(devices={"pf": pf, "vf": vf}).addresses == {"pf": "02:00.0", "vf": address}
+
+
+NVME = """\
+title: t
+source: s
+machine: {devices: {e: {model: edu, at: "01:00.0"}, x: {model: nvme, at: "02:00.0", vfs: 1}, v: {model: vf, of: x, number: 1}}}
+steps:
+  - open: {device: x}
+  - open: {device: v}
+  - buffer: {as: b, size: 1M}
+  - map: {buffer: b, size: 1M}
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("dma_read: {device: x, buffer: b, size: 100}",
+         "9:44 expected a DMA size from 512 to 512K in whole sectors, found 100"),
+        ("dma_read: {device: v, buffer: b, size: 0}",
+         "9:44 expected a DMA size from 512 to 512K in whole sectors, found 0"),
+        ("dma_write: {device: v, buffer: b, size: 513K}",
+         "9:45 expected a DMA size from 512 to 512K in whole sectors, found 525312"),
+        ("dma_read: {device: x, buffer: b, size: 512, device_offset: 100}",
+         "9:64 expected a device_offset at a sector, a multiple of 512, found 100"),
+        ("dma_read: {device: x, buffer: b, size: 4K, device_offset: 16M}",
+         "9:63 expected device_offset + size of at most 16777216, found 16777216 + 4096 = 16781312"),
+        ("dma_read: {device: x, iova: 0x1002, size: 4K}",
+         "9:33 expected an IOVA that is a multiple of 4, found 0x1002"),
+        ("dma_read: {device: x, buffer: b, offset: -2, size: 4K}",
+         "9:46 expected an offset that is a multiple of 4, found -2"),
+        ("fork: {steps: [{dma_read: {device: x, buffer: b, size: 1}}]}",
+         "9:60 expected a DMA size from 512 to 512K in whole sectors, found 1"),
+    ],
+)  # fmt: skip
+def test_a_dma_that_an_nvme_cannot_do(step: str, message: str) -> None:
+    assert said(f"{NVME}  - {step}\n") == [message]
+
+
+@pytest.mark.parametrize(("device", "size"), [("x", 512), ("v", 512 << 10)])
+def test_a_dma_that_an_nvme_can_do(device: str, size: int) -> None:
+    offset = NVME_BYTES - size
+    text = f"{NVME}  - dma_write: {{device: {device}, buffer: b, offset: -4, size: {size}, device_offset: {offset}}}\n"
+    assert parse_scenario(text, "x.yaml").steps
+
+
+def test_a_namespace_is_as_large_as_qemus() -> None:
+    assert NVME_BYTES == NAMESPACE_BYTES
 
 
 def test_a_broken_machine_does_not_hide_its_devices() -> None:

@@ -64,6 +64,14 @@ steps:
   - mappings: {device: e, buffer: b, offset: 4K, size: 8K}
     expect: {mapped: whole, page_sizes: [4K, 2M], counts: {mapped: 2}}
   - container_unmap: {device: e, iova: 0x40000000, size: 4K}
+  - noiommu: {enabled: true}
+  - enable_vfs: {device: e, count: 2}
+    expect: {error: NoSriov, counts: {vfs: 0}}
+  - disable_vfs: {device: e}
+    expect: {counts: {vfs: 0, closed: 0}}
+  - unbind: {device: e}
+  - unplug: {device: e}
+    expect: {counts: {closed: 0}}
   - fork:
       steps:
         - alloc: {as: child, size: 1}

@@ -149,7 +149,7 @@ def steps(*lines: str, setup: bool = True) -> list[str]:
         ("dma_read: {device: edu0, buffer: a, size: 0}", "8:47 expected a DMA size from 1 to 4096, found 0"),
         ("dma_read: {device: edu0, buffer: a, size: 8K}", "8:47 expected a DMA size from 1 to 4096, found 8192"),
         ("dma_write: {device: edu0, buffer: a, size: 4095, device_offset: 2}",
-         "8:16 expected device_offset + size of at most 4096, found 2 + 4095 = 4097"),
+         "8:69 expected device_offset + size of at most 4096, found 2 + 4095 = 4097"),
         ("container_map: {device: edu0, buffer: a, size: 4K, iova: 0, access: rw}",
          "8:73 expected read, write or read_write, found 'rw'"),
         # names

@@ -12,6 +12,7 @@ import pytest
 from harness.agent import outcome
 from harness.paths import scenarios_dir
 from harness.scenario import KINDS, Scenario, Step, expect_keys, find_scenarios, lint, load_scenario
+from harness.scenario.args import DmaArgs
 from harness.scenario.defects import DEFECTS, OTHER
 from harness.scenario.expect import StepExpect
 from harness.scenario.schema import json_schema, main, schema_text
@@ -69,7 +70,7 @@ def test_no_dma_goes_to_the_end_of_edu_on_old_qemu(scenario: Scenario) -> None:
     ends = [
         step.args_json()["size"] + step.args_json()["device_offset"]
         for step in all_steps(scenario)
-        if "dma_" in step.kind
+        if isinstance(step.args, DmaArgs) and scenario.machine.devices[step.args.device].model == "edu"
     ]
     assert max(ends, default=0) < 4096 or scenario.needs.unmet(qemu="7.2.22", kernel="6.12")
 

@@ -141,6 +141,7 @@ def test_a_no_iommu_group(world: World) -> None:
     with world.container() as container:
         container.open_device("02:01.0")
         assert container.groups[7].no_iommu
+        assert container.no_iommu
     assert (uapi.SET_IOMMU, 8) in world.log
 
 
@@ -238,6 +239,47 @@ def test_interrupts_and_reset(world: World) -> None:
         world.refuse[uapi.DEVICE_RESET] = errno.ENOTTY
         with pytest.raises(errors.DeviceError, match="DEVICE_RESET"):
             device.reset()
+
+
+def test_a_vf_is_opened_with_the_token_of_its_pf(world: World) -> None:
+    token = bytes.fromhex("00112233445566778899aabbccddeeff")
+    world.device("0000:02:00.0", 7)
+    world.device("0000:02:01.2", 8)
+    with world.container() as container:
+        pf = container.open_device("02:00.0")
+        assert not container.no_iommu
+        pf.set_vf_token(token)
+        assert world.log[-1] == (uapi.DEVICE_FEATURE, struct.pack("=II", 24, 0x20000) + token)
+        container.open_device("02:01.2", token)
+        name = b"0000:02:01.2 vf_token=00112233-4455-6677-8899-aabbccddeeff\0"
+        assert world.log[-1] == (uapi.GROUP_GET_DEVICE_FD, name)
+        world.refuse[uapi.DEVICE_FEATURE] = errno.ENOTTY
+        with pytest.raises(errors.DeviceError, match="DEVICE_FEATURE"):
+            pf.set_vf_token(token)
+
+
+def test_a_device_that_goes_away_takes_its_group_with_it(world: World) -> None:
+    for bdf, group in (("0000:02:01.0", 7), ("0000:02:01.1", 7), ("0000:03:00.0", 8)):
+        world.device(bdf, group)
+    before = descriptors()
+    with world.container() as container:
+        first, second = container.open_device("02:01.0"), container.open_device("02:01.1")
+        other = container.open_device("03:00.0")
+        container.leave(first)
+        assert (first.fd, set(container.groups)) == (-1, {7, 8}), "another device of the group is open"
+        container.leave(second)
+        assert set(container.groups) == {8}
+        assert other.fd >= 0
+        world.log.clear()
+        container.open_device("02:01.0")
+        assert uapi.GROUP_SET_CONTAINER in world.requests()
+        assert uapi.SET_IOMMU not in world.requests(), "there still was a group"
+        for device in (other, container.groups[7].devices[0]):
+            container.leave(device)
+        world.log.clear()
+        container.open_device("03:00.0")
+        assert uapi.SET_IOMMU in world.requests(), "with its last group a container loses its IOMMU"
+    assert descriptors() == before
 
 
 def test_mapping_beside_usdm(world: World) -> None:

@@ -24,6 +24,7 @@ def test_ioctl_numbers() -> None:
     numbers += [uapi.DEVICE_GET_REGION_INFO, uapi.DEVICE_GET_IRQ_INFO, uapi.DEVICE_SET_IRQS, uapi.DEVICE_RESET]
     numbers += [uapi.IOMMU_GET_INFO, uapi.IOMMU_MAP_DMA, uapi.IOMMU_UNMAP_DMA]
     assert numbers == [(ord(";") << 8) + 100 + n for n in range(15)]
+    assert (ord(";") << 8) + 100 + 17 == uapi.DEVICE_FEATURE
 
 
 def answer(*caps: bytes, flags: int = 3, offset: int = 24) -> bytearray:
