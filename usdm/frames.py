@@ -102,39 +102,41 @@ class Frames:
             known: Where to look first.
 
         Returns:
-            Pieces of virtual memory, as few as there can be, in the order of the frames.
+            Pieces of virtual memory in the order of the frames, each as long as it goes.
 
         Raises:
             ForeignMemory: A frame is nowhere.
             PhysicalAddressHidden: The kernel does not tell.
         """
         self._visible()
-        pieces: list[Piece] = []
         virt = self._search(first, known) if first else None
         if first and virt is None:
             virt = self._search(first, self._writable())
-        if virt is not None:
-            length = self._run(virt, first, count)
-            pieces.append((virt, length))
-            first, count = first + length, count - length
-        if count and virt is not None:
-            # Scattered: one way through everything instead of one for each piece.
-            places = self._collect(first, count)
-            for frame in range(first, first + count):
-                at = places.get(frame)
-                if at is None:
-                    virt, first = None, frame
-                    break
-                start, length = pieces[-1]
-                if start + length * PAGE_SIZE == at:
-                    pieces[-1] = start, length + 1
-                else:
-                    pieces.append((at, 1))
         if virt is None:
-            raise errors.ForeignMemory("phaddr", first * PAGE_SIZE, "no page here that may be written to is there")
-        return pieces
+            raise _foreign(first)
+        length = self._run(virt, first, count)
+        if length == count:
+            return [(virt, count)]
+        # Scattered: one way through everything instead of one for each piece.
+        return self._scattered(first, count)
 
     # ----
+
+    def _scattered(self, first: int, count: int) -> list[Piece]:
+        places = self._collect(first, count)
+        pieces: list[Piece] = []
+        start = end = 0
+        for frame in range(first, first + count):
+            at = places.get(frame)
+            if at is None:
+                raise _foreign(frame)
+            if at != end:
+                if start:
+                    pieces.append((start, (end - start) // PAGE_SIZE))
+                start = at
+            end = at + PAGE_SIZE
+        pieces.append((start, (end - start) // PAGE_SIZE))
+        return pieces
 
     def _entries(self, virt: int, count: int) -> list[int]:
         return memoryview(self._read(virt, count)).cast("Q").tolist()
@@ -202,3 +204,7 @@ class Frames:
                         if entry & _PRESENT and first <= entry & _FRAME < end_frame:
                             found.setdefault(entry & _FRAME, virt + (place // 8 + index) * PAGE_SIZE)
         return found
+
+
+def _foreign(frame: int) -> errors.ForeignMemory:
+    return errors.ForeignMemory("phaddr", frame * PAGE_SIZE, "no page that this process may write to has that frame")

@@ -189,3 +189,61 @@ def test_the_kernels_own_pagemap() -> None:
     for index in (0, 17, 31):
         assert frames.find(numbers[index], 1) == [(virt + index * PAGE, 1)]
     assert Kernel().names_in("/sys/class/no-such-class") == []
+
+
+class Told(Kernel):
+    """Tells entries of pagemap as they are."""
+
+    def __init__(self, entries: list[int]) -> None:
+        super().__init__()
+        self.entries = {PAGE * (1 << 20): entries}
+
+    def read_pagemap(self, address: int, count: int) -> bytes:
+        told = next((e[(address - at) // PAGE :] for at, e in self.entries.items() if at <= address), [1 << 63 | 1])
+        return b"".join(entry.to_bytes(8, "little") for entry in told[:count])
+
+    def read_maps(self) -> bytes:
+        at = PAGE * (1 << 20)
+        return f"{at:x}-{at + 8 * PAGE:x} rw-p 0 0 0\n".encode()
+
+
+def test_bytes_that_only_look_like_a_frame_number() -> None:
+    """An entry that begins inside another one, one of a page that is swapped out, one with other flags."""
+    present, frame = 1 << 63, 0xABCDE
+    inside = [present | frame << 8 | 7, present | 0x80]
+    swapped = [frame, 1 << 62 | frame]
+    for entries, where in (
+        (inside, None),
+        (swapped, None),
+        ([*inside, *swapped, present | frame], 4),
+        ([present | 1 << 61 | 1 << 55 | frame], 0),
+    ):
+        frames = Frames(Told(entries))
+        at = PAGE * (1 << 20)
+        if where is None:
+            with pytest.raises(errors.ForeignMemory):
+                frames.find(frame, 1)
+        else:
+            assert frames.find(frame, 1) == [(at + where * PAGE, 1)]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="somebody has to give CAP_SYS_ADMIN up")
+def test_without_the_capability_the_kernel_hides_frame_numbers() -> None:
+    """All read 0; an address 0 never comes of it."""
+    pid = os.fork()
+    if pid == 0:
+        libc = ctypes.CDLL(None, use_errno=True)
+        os.setgid(65534)
+        os.setuid(65534)
+        libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: /proc/self stays readable
+        frames = Frames(Kernel())
+        area = ctypes.create_string_buffer(PAGE)
+        area.value = b"1"
+        hidden = 0
+        for call in (lambda: frames.physical_address(ctypes.addressof(area)), lambda: frames.find(1, 1)):
+            try:
+                call()
+            except errors.PhysicalAddressHidden as error:
+                hidden += "read 0" in str(error)
+        os._exit(0 if hidden == 2 else 1)
+    assert os.waitpid(pid, 0)[1] == 0
