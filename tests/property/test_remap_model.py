@@ -57,6 +57,7 @@ class Remapping(RuleBasedStateMachine):
         """Frames in any order, with a hole that is somebody else's."""
         self.frames = [FRAME + number + (number >= gap) for number in order]
         self.kernel.frames.give(self.virt, self.frames)
+        self.register()
 
     def teardown(self) -> None:
         self.usdm.close()
@@ -118,6 +119,15 @@ class Remapping(RuleBasedStateMachine):
         for page in range(first, end):
             del self.reached[page]
             self.entries.pop(page, None)
+
+    @precondition(lambda self: self.entries)
+    @rule(which=_which, start=st.integers(-1, 1), end=st.integers(-1, 1))
+    def unremap_near(self, which: int, start: int, end: int) -> None:
+        """A range that meets or cuts an entry."""
+        first = sorted(self.entries)[which % len(self.entries)]
+        stop = first + self.entries[first] + end
+        if 0 <= first + start < stop:
+            self.unremap_any(first + start, stop - first - start)
 
     @rule(iova=_place, count=_count)
     def unremap_any(self, iova: int, count: int) -> None:
