@@ -9,6 +9,7 @@ Only where the IOMMU keeps the queues themselves from it does it say so (CSTS.CF
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 
@@ -46,7 +47,9 @@ _MDTS_AT, _CNTLID_AT = 77, 78
 # pages of the queue memory: two for each pair of queues, and two more
 _ADMIN_PAGES, _IO_PAGES = (0, 1), (2, 3)
 _LIST_PAGE, _ANSWER_PAGE, _PAGES = 4, 5, 6
-_LIST_ENTRIES = PAGE // 8
+_LIST_ENTRIES = PAGE // 8 - 1
+# The list's last entry tells whose the queues are: a forked child and its parent each know only their own commands.
+_OWNER = _LIST_ENTRIES
 
 
 class NotNvme(StepError):
@@ -135,14 +138,14 @@ class Nvme(Engine):
                 raise NotNvme(f"{self.device.bdf} is not {'ready' if ready else 'stopped'} in time: CSTS {status:#x}")
 
     def start(self, seconds: float = 10.0) -> None:
-        """Reset the controller, enable it and make its queues; nothing where it runs already.
+        """Reset the controller, enable it and make its queues; nothing where it runs already for this process.
 
         Raises:
             NotNvme: It does not become ready: a VF that is not online.
             DmaTimeout: It cannot reach its queues: bus mastering is off, or the IOMMU refuses them.
             NvmeStatus: It refused a command.
         """
-        if self._running:
+        if self._is_running():
             return
         self._stop()
         self._end, self._seconds = time.monotonic() + seconds, seconds
@@ -163,7 +166,11 @@ class Nvme(Engine):
         self.admin(_CREATE_SQ, prp1=first, dwords=(size | queue, queue << 16 | _CONTIGUOUS, 0, 0, 0, 0))
         tail = _DOORBELLS + 2 * queue * stride
         self._io.begin(registers, tail, tail + stride)
+        self._list[_OWNER] = os.getpid()
         self._running = True
+
+    def _is_running(self) -> bool:
+        return self._running and self._list[_OWNER] == os.getpid()
 
     def restart(self) -> None:
         """Reset the controller and start it again; raises as `start`."""
@@ -267,7 +274,7 @@ class Nvme(Engine):
             NvmeStatus: The controller refused the command.
             NotNvme: The controller cannot be started.
         """
-        if not self._running:
+        if not self._is_running():
             self.start(seconds)
         sector = self.sector
         if size <= 0 or size % sector or device_offset % sector:

@@ -10,6 +10,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import dma_speed
 from figures import Figure, Figures
 from guests import COLD_SSH, KERNEL, QEMU, SSH, Guests
 from usdm_speed import Choice
@@ -77,8 +78,10 @@ def main() -> None:
     parser.add_argument("--suites", type=int, default=3, help="how often the whole suite is run (default 3)")
     parser.add_argument("--no-virtme", action="store_true", help="leave the comparison with virtme-ng out")
     parser.add_argument("--no-usdm", action="store_true", help="leave the comparison of usdm with libusdm out")
-    parser.add_argument("--only", choices=["guests", "usdm"], help="only the guests, or only usdm and libusdm")
-    parser.add_argument("--rounds", type=int, default=7, help="how often usdm and libusdm take turns (default 7)")
+    parser.add_argument("--only", choices=["guests", "usdm", "dma"], help="only the guests, usdm and libusdm, or NVMe")
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="how often usdm and libusdm take turns, and rounds of NVMe (default 7)"
+    )
     parser.add_argument("--usdm", type=Path, help="another usdm package to compare with libusdm")
     parser.add_argument(
         "--huge-pages", choices=["always", "never"], default="", help="transparent huge pages for that comparison"
@@ -88,11 +91,14 @@ def main() -> None:
     arguments = parser.parse_args()
     resources = prepare(RunOptions(fetch=True), say)
     figures, usdm_facts = Figures(), {}
-    if arguments.only != "guests" and not arguments.no_usdm:
+    if arguments.only in (None, "usdm") and not arguments.no_usdm:
         choice = Choice(arguments.rounds, arguments.usdm, arguments.huge_pages, arguments.groups)
         with tempfile.TemporaryDirectory(prefix="harness-bench-") as scratch:
             usdm_facts = measure_usdm(figures, resources, choice, Path(scratch), say)
-    if arguments.only != "usdm":
+    if arguments.only in (None, "dma"):
+        with tempfile.TemporaryDirectory(prefix="harness-bench-") as scratch:
+            dma_speed.measure(figures, resources, arguments.rounds, Path(scratch), say)
+    if arguments.only in (None, "guests"):
         take(figures, resources, arguments.runs, arguments.suites, virtme=not arguments.no_virtme)
         add_ratios(figures)
     emulation = resources.emulations[QEMU]

@@ -12,7 +12,7 @@ class Figure:
 
     Args:
         name: what was measured.
-        unit: ``s``, ``MB``, ``/min`` or ``x`` (a ratio).
+        unit: ``s``, ``MB``, ``/min``, ``/s`` or ``x`` (a ratio).
         target: the bound that the project set itself, or None.
         at_least: whether the target is a lower bound.
     """

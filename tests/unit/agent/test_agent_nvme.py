@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import struct
 from collections.abc import Iterator
 from itertools import pairwise
@@ -193,6 +194,23 @@ def test_a_device_that_does_not_answer_is_closed(fake: FakeNvme, container: Fake
         Nvme(fake, container)  # type: ignore[arg-type]
     assert fake.seen == ["close, 0 mapped"]
     assert container.log == []
+
+
+def test_a_forked_child_and_its_parent_take_turns(fake: FakeNvme, nvme: Nvme, memory: memoryview) -> None:
+    """Neither knows how far the other has come in the queues."""
+    nvme.dma(BUFFER, 512, 0, write=False)
+    child = os.fork()
+    if not child:
+        try:
+            for number in range(1, 4):
+                memory[:1] = bytes((number,))
+                nvme.dma(BUFFER, 512, 512 * number, write=False)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    memory[:1] = b"p"
+    nvme.dma(BUFFER, 512, 512 * 4, write=False)
+    assert [fake.content[512 * number] for number in range(5)] == [0, 1, 2, 3, ord("p")]
 
 
 # ---- queue memory
