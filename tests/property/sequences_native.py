@@ -38,6 +38,8 @@ Make = Callable[[FakeVfio], Usdm]
 class Container:
     """An open container with its IOMMU type set, as `usdm.vfio.Container` is for the steps."""
 
+    no_iommu = False
+
     def __init__(self, vfio: FakeVfio) -> None:
         self._vfio = vfio
         self.fd = vfio.open()
