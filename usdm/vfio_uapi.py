@@ -223,10 +223,12 @@ def vf_token_set(token: bytes) -> bytearray:
     return bytearray(head + token)
 
 
+def uuid(token: bytes) -> str:
+    """Return a VF token of 16 bytes in the usual form, five groups of digits."""
+    digits = token.hex()
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
 def device_name(bdf: str, vf_token: bytes | None = None) -> bytearray:
     """Return what `GROUP_GET_DEVICE_FD` takes: the address with its domain, and a VF's token as a UUID behind it."""
-    if vf_token is None:
-        return bytearray(f"{bdf}\0".encode())
-    digits = vf_token.hex()
-    parts = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
-    return bytearray(f"{bdf} vf_token={'-'.join(parts)}\0".encode())
+    return bytearray(f"{bdf}\0".encode() if vf_token is None else f"{bdf} vf_token={uuid(vf_token)}\0".encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from harness.agent import pci, vm
 from harness.agent.outcome import Outcome, StepError
 from usdm.vfio import full_bdf
+from usdm.vfio_uapi import uuid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ def pass_through(context: Context, args: dict[str, Any]) -> Outcome:
         raise StillOpen(f"'{name}' is open; close it first")
     address = full_bdf(context.address(name))
     pci.bind(address)
-    return Outcome(values={"address": vm.machine().pass_through(name, address)})
+    token = context.vf_tokens.get(context.pf_of.get(name, ""))
+    # A VF whose PF is in user space, too, is given to somebody who knows the PF's token only.
+    further = {} if token is None else {"vf-token": uuid(token)}
+    return Outcome(values={"address": vm.machine().pass_through(name, address, **further)})
 
 
 def in_vm(_context: Context, args: dict[str, Any]) -> Outcome:
