@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from harness.agent.nvme import Nvme
 
 _VIRTUALIZATION_MANAGEMENT = 0x1C
-_SECONDARY_CONTROLLERS = 0x15  # CNS
+_PRIMARY_CAPABILITIES, _SECONDARY_CONTROLLERS = 0x14, 0x15  # CNS
 _ALLOCATE_PRIMARY, _ASSIGN_SECONDARY, _ONLINE = 1, 8, 9
 _QUEUES, _INTERRUPTS = 0, 1
+# Where the primary controller capabilities say what the PF's controller itself is allocated (VIRFAP, VQRFAP).
+_ALLOCATED_AT = ((_INTERRUPTS, 72), (_QUEUES, 40))
 # A VF gets a pair of admin queues, a pair of I/O queues, and an interrupt, which it does not use.
 _VF_RESOURCES = ((_INTERRUPTS, 1), (_QUEUES, 2))
 _ENTRY = struct.Struct("<HHB3xHHH")  # 32 bytes each, behind 32 bytes with their number
@@ -32,17 +34,20 @@ def _manage(pf: Nvme, action: int, controller: int, resource: int = 0, number: i
 
 
 def release_flexible(pf: Nvme) -> None:
-    """Take the flexible resources away from the PF, which has all of them after a reset of the function.
+    """Take the flexible resources away from the PF where it has some, so that its VFs can have them.
 
-    The controller is reset: that is when the allocation takes effect.
+    The PF's controller is reset then: that is when the allocation takes effect. QEMU's PF has none to begin with.
 
     Raises:
         NvmeStatus, DmaTimeout, NotNvme: See `Nvme.start` and `Nvme.admin`.
     """
     pf.start()
-    for resource in (_INTERRUPTS, _QUEUES):
+    about = pf.identify(_PRIMARY_CAPABILITIES, controller=pf.controller)
+    allocated = [kind for kind, at in _ALLOCATED_AT if int.from_bytes(about[at : at + 2], "little")]
+    for resource in allocated:
         _manage(pf, _ALLOCATE_PRIMARY, pf.controller, resource)
-    pf.restart()
+    if allocated:
+        pf.restart()
 
 
 def secondaries(pf: Nvme) -> dict[int, int]:

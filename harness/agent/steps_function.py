@@ -38,7 +38,7 @@ def noiommu(_context: Context, args: dict[str, Any]) -> Outcome:
 def enable_vfs(context: Context, args: dict[str, Any]) -> Outcome:
     """Switch SR-IOV of an open PF on, and set the VFs online that have names; values: counts (vfs, groups), vfs.
 
-    The PF must be a bus master: it manages its VFs' controllers by commands. Its own controller is reset.
+    The PF must be a bus master: it manages its VFs' controllers by commands.
 
     Raises:
         NoSriov, TooManyVfs, VfsEnabled: See `harness.agent.sriov`.

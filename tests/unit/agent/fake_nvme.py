@@ -80,6 +80,7 @@ class FakeNvme:
         self.answers = self.online = True
         self.sectors = len(self.content) // 512
         self.secondaries: list[tuple[int, int]] = []
+        self.primary = (0, 0)  # queues and interrupts that the PF's controller is allocated
         self.refused: set[int] = set()
         self.seen: list[str] = []
         self.stop = threading.Event()
@@ -186,6 +187,10 @@ class FakeNvme:
                 assert namespace == 1
                 struct.pack_into("<QQ", page, 0, self.sectors, self.sectors)
                 struct.pack_into("<I", page, 128, 9 << 16)
+            elif dwords[0] & 0xFF == 0x14:
+                assert dwords[0] >> 16 == 3
+                struct.pack_into("<IIH", page, 32, 32, 0, self.primary[0])
+                struct.pack_into("<IIH", page, 64, 16, 0, self.primary[1])
             else:
                 page[0] = len(self.secondaries)
                 for at, (vf, controller) in enumerate(self.secondaries):

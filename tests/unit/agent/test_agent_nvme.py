@@ -306,10 +306,17 @@ def managed(fake: FakeNvme) -> list[tuple[int, int, int, int]]:
     return [(word & 0xF, word >> 8 & 7, word >> 16, number) for word, number in found]
 
 
-def test_flexible_resources_are_taken_from_the_pf_by_a_reset(fake: FakeNvme, nvme: Nvme) -> None:
+@pytest.mark.parametrize(
+    ("primary", "released"), [((32, 16), [(1, 1, 3, 0), (1, 0, 3, 0)]), ((0, 16), [(1, 1, 3, 0)]), ((0, 0), [])]
+)
+def test_flexible_resources_are_taken_from_the_pf_by_a_reset(
+    fake: FakeNvme, nvme: Nvme, primary: tuple[int, int], released: list[tuple[int, int, int, int]]
+) -> None:
+    fake.primary = primary
     nvme_virtual.release_flexible(nvme)
-    assert managed(fake) == [(1, 1, 3, 0), (1, 0, 3, 0)]
-    assert [one[1] for one in fake.commands].count(0x05) == 2, "it was started again"
+    assert managed(fake) == released
+    starts = [one[1] for one in fake.commands].count(0x05)
+    assert starts == (2 if released else 1), "it is started again for it"
 
 
 def test_vfs_get_their_resources_and_are_set_online(fake: FakeNvme, nvme: Nvme) -> None:
