@@ -13,9 +13,10 @@ from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.errors import InfrastructureError
-from harness.guest import control
+from harness.guest import control, rehearsal
 from harness.guest.control import ControlPort
 from harness.guest.guest import GuestPlan, boot
+from harness.guest.rehearsal import REHEARSAL, VM_SECONDS, VM_START
 from harness.guest.ssh import SshConnection, make_host_key, make_key, public_line
 from harness.guest.triage import explained_boot
 from harness.guest.worker import Worker
@@ -28,21 +29,6 @@ from harness.machine.template import STATE_FILE, Ingredients, Template, find_tem
 
 BOOT_FOLDER = "boot"
 _PUNCH_HOLE_KEEP_SIZE = 3
-_BUFFER: dict[str, object] = {"buffer": "a", "offset": 0, "size": 4096, "pattern": "counter", "seed": 0}
-_REHEARSAL: tuple[tuple[str, dict[str, object]], ...] = (
-    ("_begin", {"devices": {}, "replaced": []}),
-    ("buffer", {"as": "a", "size": 4096, "backing": "anonymous"}),
-    ("fill", _BUFFER),
-    ("check", _BUFFER),
-    ("release", {"buffer": "a"}),
-    ("_end", {}),
-)
-# A virtual machine inside a guest that is emulated itself boots that much slower.
-_VM_FACTOR = 8
-# The virtual machine inside: its memory, and what it too does for the first time then.
-_VM: tuple[tuple[str, dict[str, object]], ...] = (
-    ("_vm_start", {"megabytes": 256, "rehearsal": [{"kind": kind, "args": args} for kind, args in _REHEARSAL]}),
-)
 
 
 def ingredients(plan: GuestPlan, method: Method | None = None) -> Ingredients:
@@ -88,7 +74,7 @@ def get_template(plan: GuestPlan, boot_seconds: float, say: Say, method: Method 
         logs = folder / BOOT_FOLDER
         logs.mkdir()
         return _make(
-            replace(plan, spec=wanted.spec, folder=logs), wanted.method, folder / STATE_FILE, ram, boot_seconds
+            replace(plan, spec=wanted.spec, folder=logs), wanted.method, folder / STATE_FILE, ram, boot_seconds, say
         )
 
     template, seconds = store_template(wanted, make, say)
@@ -97,14 +83,21 @@ def get_template(plan: GuestPlan, boot_seconds: float, say: Say, method: Method 
     return template
 
 
-def _make(plan: GuestPlan, method: Method, state: Path, ram: Path | None, boot_seconds: float) -> str:
-    deadline = Deadline.after(boot_seconds * (_VM_FACTOR if plan.spec.vm else 1))
+def _make(plan: GuestPlan, method: Method, state: Path, ram: Path | None, boot_seconds: float, say: Say) -> str:
+    deadline = Deadline.after(boot_seconds + (VM_SECONDS if plan.spec.vm else 0))
     backing = None
     if ram is not None:
         _allocate(ram, plan.spec.memory)
         backing = Ram(ram, private=False)
     emulator = Emulator.start(
-        plan.spec, plan.boot, plan.build, plan.capabilities, plan.accelerator, plan.folder, deadline, ram=backing
+        plan.spec,
+        plan.whole_boot(say),
+        plan.build,
+        plan.capabilities,
+        plan.accelerator,
+        plan.folder,
+        deadline,
+        ram=backing,
     )
     try:
         port = ControlPort(emulator.control)
@@ -143,7 +136,7 @@ def _rehearse(emulator: Emulator, port: ControlPort, hello: str, deadline: Deadl
     try:
         ssh.run("true", deadline)
         worker = Worker(ssh, identity.nonce, deadline)
-        for kind, args in (*_REHEARSAL, *(_VM if vm else ())):
+        for kind, args in (*REHEARSAL, VM_START) if vm else REHEARSAL:
             answer = worker.request(kind, args, deadline)
             if answer["error"]:
                 raise InfrastructureError(f"the worker could not do '{kind}': {answer['error']['message']}")
@@ -184,5 +177,5 @@ def _give_back(ram: Path) -> None:
 @cache
 def _code() -> str:
     """Hash of the code that says how a template is made; QEMU's command line is in its key anyway."""
-    files = (__file__, control.__file__, snapshot.__file__)
+    files = (__file__, control.__file__, rehearsal.__file__, snapshot.__file__)
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()

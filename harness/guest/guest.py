@@ -13,9 +13,11 @@ from harness.deadline import Deadline
 from harness.errors import GuestLost, HarnessError, InfrastructureError
 from harness.guest.control import ControlPort, Identity, PortClosedError
 from harness.guest.payload import Payload
+from harness.guest.rehearsal import VM_SECONDS, VM_START
 from harness.guest.ssh import CommandResult, SshConnection, make_host_key, make_key, public_line
 from harness.guest.triage import Phase, diagnose, explained_boot
 from harness.guest.worker import Worker, WorkerLostError
+from harness.image.cache import Say
 from harness.machine.argv import Boot
 from harness.machine.builds import QemuBuild
 from harness.machine.emulator import Emulator
@@ -23,6 +25,7 @@ from harness.machine.probe import Capabilities
 from harness.machine.snapshot import can_load, restore
 from harness.machine.spec import MachineSpec
 from harness.machine.template import Template
+from harness.machine.vm_image import vm_boot
 
 _WORKER_SECONDS = 3.0
 
@@ -50,6 +53,14 @@ class GuestPlan:
     payload: Payload
     folder: Path
     template: Template | None = None
+
+    def whole_boot(self, say: Say) -> Boot:
+        """What it boots, with a virtual machine inside where it has one; that is made when the cache lacks it.
+
+        Raises:
+            ConfigurationError, InfrastructureError: see :func:`harness.machine.vm_image.vm_boot`.
+        """
+        return vm_boot(self.build, self.boot, say) if self.spec.vm else self.boot
 
     @property
     def can_be_cloned(self) -> bool:
@@ -119,6 +130,8 @@ class Guest:
         replaced = [device.at for device in self.spec.fixed_devices] if self.cloned else []
         vfs = {device.name: device.of for device in self.spec.devices if device.model == "vf"}
         begin = {"devices": devices, "vfs": vfs, "replaced": replaced, "implementation": implementation}
+        if self.spec.vm and not self.cloned:
+            self.ask("starting the virtual machine inside", *VM_START, Deadline.after(VM_SECONDS))
         self.ask("finding the devices", "_begin", begin, deadline)
 
     def ask(self, doing: str, kind: str, args: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
@@ -204,7 +217,7 @@ def running_guest(plan: GuestPlan, boot_seconds: float, stage: Callable[[str], N
     watch.enter("start")
     emulator = Emulator.start(
         plan.spec,
-        plan.boot,
+        plan.whole_boot(stage),
         plan.build,
         plan.capabilities,
         plan.accelerator,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from harness.image import cache
 from harness.image.cache import DamagedEntryError, Entry, Say
+from harness.machine import vm_image
 from harness.machine.argv import Boot, Ram, Wiring, build_argv
 from harness.machine.builds import QemuBuild
 from harness.machine.probe import Capabilities
@@ -103,7 +104,9 @@ class Ingredients:
         )
         # Under TCG the guest's CPU is emulated; under KVM it is the host's.
         cpu = _host_cpu() if self.accelerator == "kvm" else ""
-        parts = [_FORMAT, argv, self.build.key, self.boot.key, self.payload, self.method, self.code, cpu]
+        # What a virtual machine inside is made of is in the keys of the build and the image, but for how.
+        inside = vm_image.FORMAT if self.spec.vm else ""
+        parts = [_FORMAT, argv, inside, self.build.key, self.boot.key, self.payload, self.method, self.code, cpu]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     @property

@@ -23,7 +23,10 @@ KIND = "vm"
 FOLDER = "opt/vm"
 """Where it is in the guest; harness/agent/vm.py names it too."""
 
-_FORMAT = "1"
+FORMAT = "1"
+"""Changes with how the image is made."""
+# An image is 140 MB, and a new one comes with each image and each QEMU build.
+_KEPT = 3
 _INITRD = "initrd.img"
 _LIB = "usr/lib/x86_64-linux-gnu"
 _FOLDERS = (_LIB, "lib/x86_64-linux-gnu", "usr/lib64", "lib64")
@@ -50,7 +53,7 @@ def vm_boot(build: QemuBuild, boot: Boot, say: Say) -> Boot:
             "the host's own QEMU cannot run inside a guest", hint="use a fetched build, e.g. --qemu 11.1"
         )
     root = build.folder
-    key = hashlib.sha256("\n".join((_FORMAT, build.key, boot.key)).encode()).hexdigest()
+    key = hashlib.sha256("\n".join((FORMAT, build.key, boot.key)).encode()).hexdigest()
 
     def fill(folder: Path) -> dict[str, object]:
         say(f"putting QEMU {build.version} into an image, for a virtual machine inside the guest")
@@ -66,7 +69,16 @@ def vm_boot(build: QemuBuild, boot: Boot, say: Say) -> Boot:
             writer.finish()
         return {"qemu": build.key, "image": boot.key}
 
-    entry = cache.find(KIND, key, trust_stamps=True) or cache.store(KIND, key, fill, say)
+    try:
+        entry = cache.find(KIND, key, trust_stamps=True)
+    except cache.DamagedEntryError as error:
+        say(f"{error.message}, and is being made anew")
+        entry = None
+    if entry is None:
+        entry = cache.store(KIND, key, fill, say)
+        for old in sorted(cache.entries(KIND), key=cache.last_used, reverse=True)[_KEPT:]:
+            cache.remove(old)
+    cache.mark_used(entry)
     return Boot(boot.kernel, entry.folder / _INITRD, entry.key)
 
 

@@ -130,7 +130,7 @@ def _run_guest(
 ) -> None:
     """The steps in one guest; what went wrong with it is in ``side.error``."""
     try:
-        plan = resources.plan(machine_spec(cell.scenario), cell.qemu, cell.kernel, side.folder, say)
+        plan = resources.plan(machine_spec(cell.scenario), cell.qemu, cell.kernel, side.folder)
         side.start = options.start if plan.can_be_cloned else "boot"
         if side.start == "clone":
             stage("template")

@@ -16,7 +16,6 @@ from harness.machine.argv import Boot
 from harness.machine.builds import QemuBuild, fetch_build, find_build
 from harness.machine.probe import Capabilities, capabilities
 from harness.machine.spec import MachineSpec
-from harness.machine.vm_image import vm_boot
 from harness.run.options import RunOptions
 
 Say = Callable[[str], None]
@@ -47,7 +46,7 @@ class Resources:
     payload: Payload
     library: Library | None = None
 
-    def plan(self, spec: MachineSpec, qemu: str, kernel: str, folder: Path, say: Say = print) -> GuestPlan:
+    def plan(self, spec: MachineSpec, qemu: str, kernel: str, folder: Path) -> GuestPlan:
         """Everything that a guest is started from.
 
         Args:
@@ -55,13 +54,11 @@ class Resources:
             qemu: name of the QEMU build.
             kernel: version of the kernel.
             folder: an existing folder for what it leaves.
-            say: told what takes time.
         """
         emulation, image = self.emulations[qemu], self.images[kernel]
-        boot = Boot(image.kernel, image.initrd, image.key)
         return GuestPlan(
             spec=spec,
-            boot=vm_boot(emulation.build, boot, say) if spec.vm else boot,
+            boot=Boot(image.kernel, image.initrd, image.key),
             build=emulation.build,
             capabilities=emulation.capabilities,
             accelerator=emulation.accelerator.accelerator,

@@ -11,7 +11,6 @@ from pydantic import AfterValidator, Field, model_validator
 from harness.scenario.base import Model
 from harness.scenario.values import Bdf, Name, Requirement, Size, Word, refuse, satisfies, split_bdf
 
-OptionName = Annotated[str, Field(pattern=r"^[A-Z0-9_]{1,64}$")]
 _MIB = 1 << 20
 _MAX_BUS = 8
 _MAX_SLOT_OF_BUS_0 = 0x0F
@@ -29,6 +28,12 @@ def _reachable(value: str) -> str:
 def _memory(value: int) -> int:
     if not 128 * _MIB <= value <= 64 << 30 or value % _MIB:
         raise refuse("a memory size from 128M to 64G in whole MiB", value, "the default is 512M")
+    return value
+
+
+def _option(value: str) -> str:
+    if not re.fullmatch(r"[A-Z0-9_]{1,64}", value) or value.startswith("CONFIG_"):
+        raise refuse("the name of a kernel option", value, "as in the kernel's configuration without CONFIG_: IOMMUFD")
     return value
 
 
@@ -139,7 +144,7 @@ class Needs(Model):
 
     qemu: Requirement | None = Field(default=None, description='Comparisons with the QEMU version, e.g. ">=10.0".')
     kernel: Requirement | None = Field(default=None, description='Comparisons with the kernel release, e.g. ">=6.16".')
-    kernel_options: dict[OptionName, bool] = Field(
+    kernel_options: dict[Annotated[str, AfterValidator(_option)], bool] = Field(
         default_factory=dict,
         description="Options of the kernel's configuration without CONFIG_, and whether they must be there; without "
         "--kernel a kernel is chosen that is so: {VFIO_NOIOMMU: true}.",

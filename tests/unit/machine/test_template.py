@@ -91,6 +91,7 @@ SPECS = {
     "kernel_args": MachineSpec(kernel_args=("nokaslr",)),
     "devices": MachineSpec(devices=(ON_BUS_0,)),
     "buses": MachineSpec(buses=5),
+    "vm": MachineSpec(vm=True),
 }
 OTHERS = {
     **{f"spec.{name}": replace(PLAIN, spec=spec.frozen) for name, spec in SPECS.items()},

@@ -15,6 +15,7 @@ from harness.scenario import KINDS, Scenario, Step, expect_keys, find_scenarios,
 from harness.scenario.args import DmaArgs
 from harness.scenario.defects import DEFECTS, OTHER
 from harness.scenario.expect import StepExpect
+from harness.scenario.machine import Needs
 from harness.scenario.schema import json_schema, main, schema_text
 from usdm import errors
 
@@ -32,7 +33,7 @@ def test_there_are_enough_and_none_has_a_mistake() -> None:
     assert lint([FOLDER]) == []
     assert len(FILES) >= 100
     assert len({scenario.title for scenario in SCENARIOS}) == len(SCENARIOS)
-    assert all(re.fullmatch(r"(dma|libusdm|noiommu|nvme|remap|sriov|tables|usdm)/[a-z0-9_]+", one) for one in IDS)
+    assert all(re.fullmatch(r"(dma|libusdm|noiommu|nvme|remap|sriov|tables|usdm|vm)/[a-z0-9_]+", one) for one in IDS)
 
 
 def test_every_kind_of_step_is_used() -> None:
@@ -99,7 +100,7 @@ def test_schema_says_what_the_models_say() -> None:
     assert schema["$defs"]["Deviation"]["required"] == ["defect"]
     assert schema["$defs"]["Deviation"]["properties"]["defect"]["enum"] == [*DEFECTS, *OTHER]
     assert schema["$defs"]["ScenarioDeviation"]["properties"]["defect"]["enum"] == [*DEFECTS, *OTHER]
-    assert set(schema["$defs"]["Needs"]["properties"]) == {"qemu", "kernel", "implementation", "libusdm"}
+    assert set(schema["$defs"]["Needs"]["properties"]) == set(Needs.model_fields)
     assert set(schema["$defs"]["DmaRead"]["properties"]) == {
         "device",
         "iova",
