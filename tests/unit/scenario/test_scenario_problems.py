@@ -185,6 +185,8 @@ def steps(*lines: str, setup: bool = True) -> list[str]:
         ("fork: {steps: []}", "8:19 expected at least one item, found an empty list"),
         ("fork: {steps: [{fork: {steps: [{open: {device: edu0}}]}}]}",
          "8:21 expected no fork inside a fork, found one"),
+        ("in_vm: {steps: [{statistics: {}}]}", "8:5 expected a machine with a virtual machine before in_vm, found none"),
+        ("fork: {steps: [{in_vm: {steps: [{statistics: {}}]}}]}", "8:21 expected no in_vm inside a fork, found one"),
         ("fork: {steps: [{open: {device: edu9}}]}", "8:36 expected a device of the machine, found 'edu9'"),
         ("fork: {steps: [{alloc: {as: b, size: 1q}}]}", "8:42 expected a size, found '1q'"),
         ("fork: {steps: [{alloc: {as: b, sise: 1, size: 1}}]}", "8:36 expected a known key in 'alloc', found 'sise'"),
