@@ -62,9 +62,14 @@ def open_shell(options: RunOptions, scenario: Path | None, command: str | None, 
         deadline = Deadline.after(SETUP_SECONDS)
         guest.start_worker(deadline)
         guest.find_devices(deadline)
-        devices = ", ".join(f"{device.name} at {device.at}" for device in spec.devices) or "no device"
+        devices = ", ".join(_words(device) for device in spec.devices) or "no device"
         say(f"ready: {devices}; usdm is in {GUEST_FOLDER}, the console's log in {folder}; Ctrl-D ends the guest")
         return _attach(guest, command)
+
+
+def _words(device: DeviceSpec) -> str:
+    later = f" once the VFs of {device.of} are enabled" if device.model == "vf" else ""
+    return f"{device.name} at {device.at}{later}"
 
 
 _DEFAULT = MachineSpec(devices=(DeviceSpec("edu0", "edu", "02:00.0"),))

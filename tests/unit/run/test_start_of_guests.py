@@ -170,6 +170,8 @@ def test_a_machine_that_the_build_cannot_clone_is_booted(pretended: Pretended, m
     pretended.shell(WITH_VFS)
     assert [plan.template is not None for plan in pretended.plans] == [start == "clone"] * 2
     assert pretended.said[-2].startswith({"clone": "cloning", "boot": "booting"}[start])
+    ready = "ready: pf at 02:00.0, vf10 at 02:01.2 once the VFs of pf are enabled; "
+    assert pretended.said[-1].startswith(ready)
     vfs = {kind: args["vfs"] for kind, args in pretended.asked if kind == "_begin"}
     assert vfs == {"_begin": {"vf10": "pf"}}
     needs = templates.needs_of([Cell(load_scenario(WITH_VFS), "11.1", "6.12", "a")], pretended.resources())
