@@ -170,15 +170,15 @@ class _CrossCheck:
             article = "an" if outer == "in_vm" else "a"
             message = f"expected no {kind} inside {article} {outer}, found one"
             self._add(path, message, f"write the steps into the outer {outer}", key=True)
+        elif kind == "in_vm" and not self._vm:
+            message = f"expected a machine with a virtual machine before {kind}, found none"
+            self._add(path, message, "write vm: true in machine", key=True)
         steps = raw.get("steps") if isinstance(raw, dict) else None
         if not isinstance(steps, tuple):
             return
         if kind == "fork":
             self._steps(steps, (*path, "steps"), names.child())
             return
-        if not self._vm:
-            hint = "write vm: true in machine"
-            self._add(path, f"expected a machine with a virtual machine before {kind}, found none", hint, key=True)
         if names.inside is None:
             names.inside = _Names(names.devices, names.models)
         self._steps(steps, (*path, "steps"), names.inside)
