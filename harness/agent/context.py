@@ -225,10 +225,13 @@ class Context:
 
 
 def _drive(device: Device, container: Container) -> Engine:
-    """Return the driver of a device that has just been opened; the device is closed when it has none."""
+    """Return the driver of a device that has just been opened; the device is closed when that fails."""
+    from harness.agent import edu, nvme
     from usdm import vfio_uapi
 
-    code = int.from_bytes(device.read(vfio_uapi.PCI_CONFIG_REGION, _CLASS_CODE, 3), "little")
-    from harness.agent import edu, nvme
-
+    try:
+        code = int.from_bytes(device.read(vfio_uapi.PCI_CONFIG_REGION, _CLASS_CODE, 3), "little")
+    except BaseException:
+        device.close()
+        raise
     return nvme.Nvme(device, container) if code == nvme.CLASS_CODE else edu.Edu(device)
