@@ -39,8 +39,13 @@ def _fetch(session: nox.Session) -> None:
 
 
 def _guest(session: nox.Session) -> None:
-    # The run inside starts as many guests at once as there are cores, so the tests themselves run one after another.
-    session.run("pytest", "tests/guest", *session.posargs)
+    if session.posargs:
+        session.run("pytest", "tests/guest", *session.posargs)
+        return
+    # The run of all scenarios starts as many guests at once as there are cores, so nothing runs beside it.
+    scenarios = "tests/guest/test_scenarios.py"
+    session.run("pytest", scenarios)
+    session.run("pytest", "tests/guest", f"--ignore={scenarios}", "-n", "auto", "--dist", "loadfile")
 
 
 @nox.session

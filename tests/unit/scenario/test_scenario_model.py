@@ -20,7 +20,8 @@ TEXT = """\
 title: all kinds of steps
 source: s
 machine:
-  {iommu: intel, aw_bits: 39, memory: 1G, vm: true, cpus: 2, kernel_args: [a=b, c], devices: {e: {model: edu, at: 02:00.0}}}
+  {iommu: intel, aw_bits: 39, memory: 1G, vm: true, cpus: 2, kernel_args: [a=b, c],
+  devices: {e: {model: edu, at: 02:00.0}}}
 needs: {qemu: ">=10.0"}
 timeout: 2m
 steps:
