@@ -130,9 +130,9 @@ class Guest:
         replaced = [device.at for device in self.spec.fixed_devices] if self.cloned else []
         vfs = {device.name: device.of for device in self.spec.devices if device.model == "vf"}
         begin = {"devices": devices, "vfs": vfs, "replaced": replaced, "implementation": implementation}
+        self.ask("finding the devices", "_begin", begin, deadline)
         if self.spec.vm and not self.cloned:
             self.ask("starting the virtual machine inside", *VM_START, Deadline.after(VM_SECONDS))
-        self.ask("finding the devices", "_begin", begin, deadline)
 
     def ask(self, doing: str, kind: str, args: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
         """One of the harness's own requests; gives its values. Unlike a step's, its error is the infrastructure's.
