@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ConfigurationError, InfrastructureError
-from harness.image import apt, cache
+from harness.image import apt, cache, kernel_build, toolchain
 from harness.image.cache import Entry, Say
+from harness.image.kernel_build import get_kernel
 from harness.image.recipe import Recipe, load_recipe
 from harness.image.rootfs import build_files
 from harness.paths import images_dir
@@ -31,6 +32,7 @@ class Image:
         packages: package name to version.
         created: ISO 8601 time in UTC.
         size: bytes on disk.
+        options: the kernel's options that are built in or modules, without ``CONFIG_``.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Image:
     packages: dict[str, str]
     created: str
     size: int
+    options: frozenset[str] = frozenset()
 
 
 def find_image(name: str) -> Image:
@@ -51,7 +54,8 @@ def find_image(name: str) -> Image:
         ConfigurationError: there is no such recipe, or it is wrong.
         InfrastructureError: there is no image of it; or it was damaged.
     """
-    recipe_key = _recipe_key(load_recipe(name))
+    recipe = load_recipe(name)
+    recipe_key = _recipe_key(recipe)
     for entry in cache.entries(_KIND):
         if entry.facts.get("recipe") == recipe_key:
             found = cache.find(_KIND, entry.key)
@@ -59,7 +63,8 @@ def find_image(name: str) -> Image:
                 return _image(found)
     raise InfrastructureError(
         f"the image '{name}' is not in the cache, or its recipe has changed since it was built",
-        hint=f"build it with 'harness image build {name}', or run with --fetch",
+        hint=f"build it with 'harness image build {name}', or run with --fetch"
+        + ("; its kernel is compiled, which takes some minutes" if recipe.source else ""),
     )
 
 
@@ -85,10 +90,12 @@ def build_image(
         if found is not None:
             return found
     recipe = load_recipe(name)
+    kernel = get_kernel(recipe, recipe.source, mirror=mirror, say=say, refresh=refresh) if recipe.source else None
     with apt.private_apt(recipe.suites, mirror, say) as packages:
         resolved = packages.exactly([*recipe.packages, *_kernel_packages(packages, recipe)])
         recipe_key = _recipe_key(recipe)
         material = [recipe_key, *(f"{package.name} {package.version} {package.digest}" for package in resolved)]
+        material += [kernel.key] if kernel else []
         key = hashlib.sha256("\n".join(material).encode()).hexdigest()
 
         def fill(folder: Path) -> dict[str, object]:
@@ -98,7 +105,7 @@ def build_image(
             for deb in debs.values():
                 apt.unpack(deb, root)
             say("putting the root file system together")
-            facts = build_files(root, recipe, images_dir(), folder)
+            facts = build_files(root, recipe, images_dir(), folder, kernel)
             cache.remove_tree(root)
             listing = {package.name: package.version for package in resolved}
             return {"name": name, "recipe": recipe_key, "packages": listing, **facts}
@@ -115,6 +122,21 @@ def build_image(
     return _image(entry)
 
 
+def known_options(recipe: Recipe) -> frozenset[str] | None:
+    """The options of a recipe's kernel, without ``CONFIG_``; None when nobody knows them before the image is built.
+
+    Of a kernel that is still to be compiled they are those that it certainly has.
+
+    Raises:
+        ConfigurationError: a fragment of its configuration is missing or wrong.
+    """
+    key = _recipe_key(recipe)
+    for entry in cache.entries(_KIND):
+        if entry.facts.get("recipe") == key:
+            return _image(entry).options
+    return kernel_build.promised_options(recipe.source) if recipe.source else None
+
+
 def list_images() -> list[Image]:
     """All images in the cache, newest first; not verified."""
     return [_image(entry) for entry in cache.entries(_KIND)]
@@ -122,6 +144,8 @@ def list_images() -> list[Image]:
 
 def prune_images(keep: int, say: Say = print) -> list[str]:
     """Remove images that no recipe gives any more, and all but the newest ``keep`` of each recipe.
+
+    So it does with the kernels that were compiled for them, and with the compilers.
 
     Gives the keys that were removed.
     """
@@ -133,11 +157,24 @@ def prune_images(keep: int, say: Say = print) -> list[str]:
         except ConfigurationError:
             return None
 
-    return cache.prune(_KIND, recipe, keep, say)
+    def kernel(entry: Entry) -> str | None:
+        name = str(entry.facts["name"])
+        try:
+            source = load_recipe(name).source
+            current = source is not None and entry.facts.get("recipe") == kernel_build.recipe_key(source)
+        except ConfigurationError:
+            return None
+        return name if current else None
+
+    removed = cache.prune(_KIND, recipe, keep, say)
+    removed += cache.prune(kernel_build.KIND, kernel, keep, say)
+    return removed + cache.prune(toolchain.KIND, lambda entry: str(entry.facts["name"]), keep, say)
 
 
 def _kernel_packages(packages: apt.Apt, recipe: Recipe) -> list[str]:
     """The kernel's packages: the highest that the pattern matches, and what of its parts it depends on."""
+    if recipe.kernel_pattern is None or recipe.kernel_depends is None:
+        return []
     names = packages.names(recipe.kernel_pattern)
     if not names:
         raise InfrastructureError(
@@ -160,15 +197,19 @@ def _recipe_key(recipe: Recipe) -> str:
     digest.update(recipe.model_dump_json().encode())
     sources = [path for path in sorted((images_dir() / "guest").rglob("*")) if path.is_file()]
     code = Path(__file__).parent
-    sources += [code / name for name in ("cpio.py", "elf.py", "kernel.py", "modules.py", "rootfs.py")]
+    sources += [
+        code / name for name in ("cpio.py", "elf.py", "kernel.py", "kernel_config.py", "modules.py", "rootfs.py")
+    ]
     for path in sources:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    if recipe.source:
+        digest.update(kernel_build.recipe_key(recipe.source).encode())
     return digest.hexdigest()
 
 
 def _image(entry: Entry) -> Image:
     facts = entry.facts
-    packages = facts["packages"]
+    packages, options = facts["packages"], facts.get("options")
     return Image(
         name=str(facts["name"]),
         key=entry.key,
@@ -176,6 +217,7 @@ def _image(entry: Entry) -> Image:
         kernel=entry.folder / "vmlinux",
         initrd=entry.folder / "initrd.img",
         kernel_release=str(facts["kernel_release"]),
+        options=frozenset(map(str, options)) if isinstance(options, list) else frozenset(),
         packages={str(k): str(v) for k, v in packages.items()} if isinstance(packages, dict) else {},
         created=entry.created,
         size=entry.size,

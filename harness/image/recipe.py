@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import ConfigurationError
 from harness.paths import images_dir
@@ -22,19 +22,39 @@ def _pattern(text: str) -> str:
 
 
 Pattern = Annotated[str, AfterValidator(_pattern)]
+Fragment = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]*(/[a-z-]+)?$")]
 
 
+class Source(BaseModel):
+    """A kernel that the project compiles itself.
+
+    Attributes:
+        package: regular expression over whole package names; of those that match, the highest is taken.
+        fragments: names of files in ``images/kernel`` without ``.config``: the options that are on.
+        tools_suite: Debian suite of the compiler.
+        tools: every package of the compiler; dependencies are not followed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    package: Pattern
+    fragments: Annotated[tuple[Fragment, ...], Field(min_length=1)]
+    tools_suite: Name
+    tools: Annotated[tuple[Name, ...], Field(min_length=1)]
+
+
 class Recipe(BaseModel):
-    """What an image is made of.
+    """What an image is made of. Its kernel is Debian's or, with a ``source``, compiled.
 
     Attributes:
         name: the file's name without ``.yaml``.
         title: for people.
-        kernel: the version that ``--kernel`` chooses it by, e.g. ``6.12``.
+        kernel: what ``--kernel`` chooses it by: a version such as ``6.12``, or a name.
         suites: Debian suites to take packages from.
         kernel_pattern: regular expression over whole package names; of those that match, the highest is taken.
         kernel_depends: regular expression for the kernel package's dependencies that are taken too, recursively.
+        source: how the kernel is compiled.
         packages: every package whose files may go into the guest; dependencies are not followed.
         modules: kernel modules to load, in this order; what they depend on is added.
     """
@@ -43,12 +63,23 @@ class Recipe(BaseModel):
 
     name: str
     title: str
-    kernel: Annotated[str, Field(pattern=r"^\d+\.\d+$")]
+    kernel: Annotated[str, Field(pattern=r"^(\d+\.\d+|lab)$")]
     suites: Annotated[tuple[Name, ...], Field(min_length=1)]
-    kernel_pattern: Pattern
-    kernel_depends: Pattern
+    kernel_pattern: Pattern | None = None
+    kernel_depends: Pattern | None = None
+    source: Source | None = None
     packages: Annotated[tuple[Name, ...], Field(min_length=1)]
     modules: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_kernel(self) -> Recipe:
+        given = [name for name in ("kernel_pattern", "kernel_depends", "source") if getattr(self, name) is not None]
+        if given not in (["kernel_pattern", "kernel_depends"], ["source"]):
+            raise ValueError(
+                "a kernel is named by 'kernel_pattern' and 'kernel_depends', or by 'source'; "
+                f"here: {', '.join(given) or 'nothing'}"
+            )
+        return self
 
 
 def recipe_names(folder: Path | None = None) -> list[str]:
@@ -101,4 +132,4 @@ def _first_problem(error: ValidationError | TypeError) -> str:
         return str(error)
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
-    return f"field '{where}': {problem['msg']}"
+    return f"field '{where}': {problem['msg']}" if where else problem["msg"]

@@ -7,10 +7,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from harness.errors import InfrastructureError
+from harness.errors import ConfigurationError, InfrastructureError
 from harness.image import elf
 from harness.image.cpio import write_tree
 from harness.image.kernel import extract_vmlinux
+from harness.image.kernel_build import Kernel
+from harness.image.kernel_config import switched_on
 from harness.image.modules import depends_on, load_order
 from harness.image.recipe import Recipe
 
@@ -53,7 +55,9 @@ _TEXTS = {
 }
 
 
-def build_files(packages: Path, recipe: Recipe, images: Path, out: Path) -> dict[str, object]:
+def build_files(
+    packages: Path, recipe: Recipe, images: Path, out: Path, kernel: Kernel | None = None
+) -> dict[str, object]:
     """Write ``vmlinux`` and ``initrd.img``.
 
     Args:
@@ -61,19 +65,16 @@ def build_files(packages: Path, recipe: Recipe, images: Path, out: Path) -> dict
         recipe: what goes in.
         images: the folder with ``guest/init``.
         out: where the two files go; a working folder in it is removed again.
+        kernel: the kernel where it is in none of the packages.
 
     Returns:
-        Facts for the manifest: ``kernel_release``, ``python``, ``modules``.
+        Facts for the manifest: ``kernel_release``, ``options``, ``python``, ``modules``.
 
     Raises:
         InfrastructureError: a package lacks a file that an image needs.
         ConfigurationError: the kernel lacks a module of the recipe.
     """
-    release = _only(packages / "usr/lib/modules", "*", "kernel").name
-    # The kernels' packages of 6.19 and later have the image beside the modules.
-    beside = packages / "usr/lib/modules" / release / "vmlinuz"
-    image = beside if beside.is_file() else _only(packages / "boot", "vmlinuz-*", "kernel image")
-    (out / "vmlinux").write_bytes(extract_vmlinux(image.read_bytes()))
+    release, config, modules = _kernel(packages, recipe, out) if kernel is None else _compiled(kernel, recipe, out)
     root = out / "root"
     for folder in _FOLDERS:
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -85,7 +86,6 @@ def build_files(packages: Path, recipe: Recipe, images: Path, out: Path) -> dict
     _libraries(packages, root)
     for name, text in _TEXTS.items():
         (root / name).write_text(text, encoding="utf-8")
-    modules = load_order(packages / "usr/lib/modules" / release, recipe.modules)
     _modules(root, release, modules)
     # Whether they may be executed is not left to the checkout.
     for source, target in (("init", "init"), ("lspci", "usr/bin/lspci")):
@@ -95,7 +95,36 @@ def build_files(packages: Path, recipe: Recipe, images: Path, out: Path) -> dict
     with (out / "initrd.img").open("wb") as file:
         write_tree(root, file)
     shutil.rmtree(root)
-    return {"kernel_release": release, "python": python, "modules": [name for name, _ in modules]}
+    names = [name for name, _ in modules]
+    return {"kernel_release": release, "options": sorted(switched_on(config)), "python": python, "modules": names}
+
+
+def _kernel(packages: Path, recipe: Recipe, out: Path) -> tuple[str, str, list[tuple[str, bytes]]]:
+    """Write Debian's kernel; gives its release, its configuration, and the modules to load."""
+    modules = _only(packages / "usr/lib/modules", "*", "kernel")
+    release = modules.name
+    # The kernels' packages of 6.19 and later have both beside the modules.
+    beside = (modules / "vmlinuz").is_file()
+    image = modules / "vmlinuz" if beside else _only(packages / "boot", "vmlinuz-*", "kernel image")
+    config = modules / "config" if beside else packages / f"boot/config-{release}"
+    if not config.is_file():
+        raise InfrastructureError(
+            f"the packages of kernel {release} have no file with its configuration",
+            hint="'kernel_depends' of the image's recipe leaves out the package that has it",
+        )
+    (out / "vmlinux").write_bytes(extract_vmlinux(image.read_bytes()))
+    return release, config.read_text(encoding="utf-8"), load_order(modules, recipe.modules)
+
+
+def _compiled(kernel: Kernel, recipe: Recipe, out: Path) -> tuple[str, str, list[tuple[str, bytes]]]:
+    """Write a kernel of the project's own, which has everything built in; otherwise like :func:`_kernel`."""
+    if recipe.modules:
+        raise ConfigurationError(
+            f"a compiled kernel has no modules, and {recipe.name}.yaml asks for {', '.join(recipe.modules)}",
+            hint="take 'modules' out of the recipe, and have the drivers in a fragment of the kernel's configuration",
+        )
+    (out / "vmlinux").write_bytes(extract_vmlinux(kernel.file.read_bytes()))
+    return kernel.release, kernel.config, []
 
 
 def _only(folder: Path, pattern: str, what: str) -> Path:

@@ -26,6 +26,13 @@ GOOD = {
     "modules": ["vfio-pci"],
 }
 
+SOURCE = {
+    "package": r"linux-source-7\.2",
+    "fragments": ["base"],
+    "tools_suite": "bookworm",
+    "tools": ["gcc-12", "make"],
+}
+
 
 def written(folder: Path, **changes: object) -> Path:
     data = {key: value for key, value in {**GOOD, **changes}.items() if value is not None}
@@ -39,6 +46,14 @@ def test_a_recipe_is_read(tmp_path: Path):
     assert load_recipe("mine", written(tmp_path, modules=None)).modules == ()
 
 
+def test_a_recipe_with_a_compiled_kernel_is_read(tmp_path: Path):
+    recipe = load_recipe(
+        "mine", written(tmp_path, kernel="lab", kernel_pattern=None, kernel_depends=None, source=SOURCE)
+    )
+    assert recipe.source is not None
+    assert (recipe.kernel, recipe.source.fragments) == ("lab", ("base",))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -49,6 +64,14 @@ def test_a_recipe_is_read(tmp_path: Path):
         ({"suites": []}, "'suites'"),
         ({"suites": "trixie"}, "'suites'"),
         ({"suites": ["tri xie"]}, r"'suites\.0'"),
+        ({"kernel_pattern": None}, "'kernel_pattern' and 'kernel_depends', or by 'source'; here: kernel_depends"),
+        ({"kernel_depends": None, "kernel_pattern": None}, "or by 'source'; here: nothing"),
+        ({"source": SOURCE}, "or by 'source'; here: kernel_pattern, kernel_depends, source"),
+        ({"source": {**SOURCE, "tools": []}}, r"'source\.tools'"),
+        ({"source": {**SOURCE, "fragments": ["../base"]}}, r"'source\.fragments\.0'"),
+        ({"source": {**SOURCE, "package": "linux-(source"}}, r"'source\.package'.*regular expression"),
+        ({"source": {**SOURCE, "compiler": "gcc"}}, r"'source\.compiler'"),
+        ({"source": "linux-source-7.2"}, "'source'"),
         ({"kernel_pattern": "linux-(image"}, "'kernel_pattern'.*regular expression"),
         ({"kernel_depends": "*"}, "'kernel_depends'.*regular expression"),
         ({"packages": []}, "'packages'"),
@@ -80,21 +103,23 @@ def test_an_unknown_recipe_is_refused_with_the_known_names():
 
 
 def test_the_projects_recipes_are_right_and_chosen_by_kernel():
-    assert {"trixie", "trixie-7.2"} <= set(recipe_names())
+    assert {"lab", "trixie", "trixie-7.2"} <= set(recipe_names())
     for name in recipe_names():
         recipe = load_recipe(name)
         assert recipe_for_kernel(recipe.kernel) == recipe, "one recipe for a kernel"
-        assert {"vfio_iommu_type1", "vfio-pci"} <= set(recipe.modules)
+        assert recipe.source or {"vfio_iommu_type1", "vfio-pci"} <= set(recipe.modules)
 
 
 def test_the_kernel_patterns_take_the_stock_kernel_and_its_parts_only():
     old, new = load_recipe("trixie"), load_recipe("trixie-7.2")
+    assert all((old.kernel_pattern, old.kernel_depends, new.kernel_pattern, new.kernel_depends))
     assert re.fullmatch(old.kernel_pattern, "linux-image-6.12.107+deb13-amd64")
     assert re.fullmatch(new.kernel_pattern, "linux-image-7.2.12+deb13-amd64")
     for name in ("linux-image-amd64", "linux-image-6.12.107+deb13-rt-amd64", "linux-image-6.12.107+deb13-cloud-amd64"):
         assert not re.fullmatch(old.kernel_pattern, name)
         assert not re.fullmatch(new.kernel_pattern, name.replace("6.12.107", "7.2.12"))
-    assert re.fullmatch(new.kernel_depends, "linux-modules-7.2.12+deb13-amd64")
+    for part in ("base", "binary", "modules"):
+        assert re.fullmatch(new.kernel_depends, f"linux-{part}-7.2.12+deb13-amd64")
     for name in ("initramfs-tools", "linux-initramfs-tool", "kmod"):
         assert not re.fullmatch(old.kernel_depends, name)
         assert not re.fullmatch(new.kernel_depends, name)

@@ -17,10 +17,12 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ConfigurationError, InfrastructureError
+from harness.image.kernel_build import Kernel
 from harness.image.recipe import Recipe
 from harness.image.rootfs import build_files
 
 RELEASE = "6.12.1-amd64"
+CONFIG = "#\n# Linux/x86\n#\nCONFIG_VFIO=m\nCONFIG_PCI=y\n# CONFIG_VFIO_NOIOMMU is not set\nCONFIG_NR_CPUS=64\n"
 LIB = "usr/lib/x86_64-linux-gnu"
 LOADER = "usr/lib64/ld-linux-x86-64.so.2"
 PYTHON = "usr/lib/python3.13"
@@ -109,6 +111,7 @@ def unpacked(root: Path) -> Path:
     put(root, f"{DYNLOAD}/_ssl.so", program("libssl.so.3"))
     put(root, f"{DYNLOAD}/_testcapi.so", program())
     put(root, f"boot/vmlinuz-{RELEASE}", bzimage())
+    put(root, f"boot/config-{RELEASE}", CONFIG)
     kernel = f"usr/lib/modules/{RELEASE}/kernel"
     put(root, f"{kernel}/vfio.ko", module("vfio"))
     put(root, f"{kernel}/vfio-pci.ko", module("vfio_pci", "vfio"))
@@ -161,7 +164,12 @@ def test_facts_and_files_are_all_that_is_left(packages: Path, tmp_path: Path) ->
     out = tmp_path / "out"
     out.mkdir()
     facts = build_files(packages, RECIPE, images(tmp_path / "images"), out)
-    assert facts == {"kernel_release": RELEASE, "python": "3.13", "modules": ["vfio", "vfio_pci"]}
+    assert facts == {
+        "kernel_release": RELEASE,
+        "options": ["PCI", "VFIO"],
+        "python": "3.13",
+        "modules": ["vfio", "vfio_pci"],
+    }
     assert sorted(path.name for path in out.iterdir()) == ["initrd.img", "vmlinux"]
     assert (out / "vmlinux").read_bytes().startswith(b"\x7fELF")
 
@@ -244,9 +252,42 @@ def test_the_umask_does_not_show(packages: Path, tmp_path: Path) -> None:
 
 def test_a_kernel_image_beside_its_modules_is_found(packages: Path, tmp_path: Path) -> None:
     """Where Debian's kernels of 6.19 and later have it."""
-    (packages / f"boot/vmlinuz-{RELEASE}").rename(packages / f"usr/lib/modules/{RELEASE}/vmlinuz")
-    build(packages, tmp_path / "out")
-    assert (tmp_path / "out/vmlinux").read_bytes().startswith(b"\x7fELF")
+    for name in ("vmlinuz", "config"):
+        (packages / f"boot/{name}-{RELEASE}").rename(packages / f"usr/lib/modules/{RELEASE}/{name}")
+    out = tmp_path / "out"
+    out.mkdir()
+    assert build_files(packages, RECIPE, images(tmp_path / "images"), out)["options"] == ["PCI", "VFIO"]
+    assert (out / "vmlinux").read_bytes().startswith(b"\x7fELF")
+
+
+def test_a_kernel_without_its_configuration_is_told(packages: Path, tmp_path: Path) -> None:
+    (packages / f"boot/config-{RELEASE}").unlink()
+    with pytest.raises(InfrastructureError, match=f"{RELEASE} have no file with its configuration") as caught:
+        build(packages, tmp_path / "out")
+    assert "kernel_depends" in str(caught.value.hint)
+
+
+def compiled(folder: Path) -> Kernel:
+    """A kernel of the project's own, outside of the packages."""
+    note = struct.pack("<III", 4, 8, 18) + b"Xen\0" + bytes(8)
+    put(folder, "vmlinux", elf((b".notes", 7, note, 0)))
+    return Kernel("k", folder / "vmlinux", "CONFIG_VFIO=y\nCONFIG_VFIO_NOIOMMU=y\n", "7.2.12-lab")
+
+
+def test_a_compiled_kernel_takes_the_place_of_a_packaged_one(packages: Path, tmp_path: Path) -> None:
+    shutil.rmtree(packages / "usr/lib/modules")
+    shutil.rmtree(packages / "boot")
+    kernel, out = compiled(tmp_path), tmp_path / "out"
+    out.mkdir()
+    facts = build_files(packages, RECIPE.model_copy(update={"modules": ()}), images(tmp_path / "images"), out, kernel)
+    assert (facts["kernel_release"], facts["options"], facts["modules"]) == ("7.2.12-lab", ["VFIO", "VFIO_NOIOMMU"], [])
+    assert (out / "vmlinux").read_bytes() == kernel.file.read_bytes()
+    assert entries((out / "initrd.img").read_bytes())["etc/harness/modules"][1] == b""
+
+
+def test_a_compiled_kernel_has_no_modules_to_load(packages: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"mine\.yaml asks for vfio-pci"):
+        build_files(packages, RECIPE, images(tmp_path / "images"), tmp_path, compiled(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["usr/sbin/dropbear", "usr/bin/busybox", LOADER])
