@@ -33,6 +33,7 @@ from harness.cli.options import (
     Timeout,
     Usdm,
     examples,
+    kernel_is_default,
 )
 from harness.cli.stores import image_app, qemu_app
 from harness.cli.templates import template_app
@@ -99,6 +100,7 @@ def _note(text: str) -> None:
     )
 )
 def run(
+    context: typer.Context,
     paths: Paths = None,
     text: Filter = None,
     jobs: Jobs = "auto",
@@ -135,6 +137,7 @@ def run(
             paths=tuple(chosen or ()),
             qemu=tuple(qemu),
             kernels=tuple(kernel),
+            auto_kernel=kernel_is_default(context),
             accel=accel.value,
             jobs=_jobs(jobs),
             out=out,
@@ -278,6 +281,7 @@ def doctor(as_json: AsJson = False) -> None:
     )
 )
 def shell(
+    context: typer.Context,
     scenario: Annotated[Path | None, typer.Argument(help="Take this scenario's machine; else one with an edu.")] = None,
     command: Annotated[str | None, typer.Option("-c", help="Run this command instead of a shell.")] = None,
     qemu: Annotated[list[str], typer.Option("--qemu", envvar="HARNESS_QEMU", help="QEMU build.")] = ["11.1"],  # noqa: B006
@@ -303,6 +307,7 @@ def shell(
         options = RunOptions(
             qemu=_only("--qemu", qemu),
             kernels=_only("--kernel", kernel),
+            auto_kernel=kernel_is_default(context),
             accel=accel.value,
             usdm=usdm,
             boot_timeout=boot_timeout,
@@ -321,11 +326,13 @@ def shell(
     epilog=examples(
         "harness fetch",
         "harness fetch --qemu 7.2 --qemu 11.1 --kernel 6.12 --kernel 7.2",
+        "harness fetch --kernel lab",
         "harness fetch --libusdm 26.08",
         "harness fetch --mirror http://HOST/debian",
     ),
 )
 def fetch_command(
+    context: typer.Context,
     qemu: Qemu = ["11.1"],  # noqa: B006
     kernel: Kernel = ["6.12"],  # noqa: B006
     libusdm: Annotated[
@@ -336,14 +343,21 @@ def fetch_command(
 ) -> None:
     """Get what a run needs into the cache.
 
-    QEMU builds and guest images; the C library where --libusdm names it. Without options: for the default run.
+    QEMU builds and guest images; the C library where --libusdm names it. Without options: for the default run, of which
+    some scenarios need the lab kernel. That is compiled, which takes some minutes; --kernel 6.12 leaves it out.
     """
 
     def body() -> int:
         from harness.run.options import RunOptions
         from harness.run.resources import fetch_all
 
-        options = RunOptions(qemu=tuple(qemu), kernels=tuple(kernel), offline=offline, mirror=mirror)
+        options = RunOptions(
+            qemu=tuple(qemu),
+            kernels=tuple(kernel),
+            auto_kernel=kernel_is_default(context),
+            offline=offline,
+            mirror=mirror,
+        )
         fetch_all(options, tuple(libusdm or ()), lambda text: print(text, flush=True))
         return 0
 

@@ -43,7 +43,12 @@ Qemu = Annotated[
     typer.Option("--qemu", envvar="HARNESS_QEMU", help="QEMU build: 11.1, 10.0, 7.2 or system. Repeatable."),
 ]
 Kernel = Annotated[
-    list[str], typer.Option("--kernel", envvar="HARNESS_KERNEL", help="Guest kernel: 6.12 or 7.2. Repeatable.")
+    list[str],
+    typer.Option(
+        "--kernel",
+        envvar="HARNESS_KERNEL",
+        help="Guest kernel: 6.12, 7.2 or lab. Repeatable. Without it, what needs options that 6.12 lacks runs on lab.",
+    ),
 ]
 AccelOption = Annotated[
     Accel, typer.Option("--accel", envvar="HARNESS_ACCEL", help="auto takes KVM only after it has run a boot sector.")
@@ -79,13 +84,20 @@ FreshBoot = Annotated[
     ),
 ]
 Fetch = Annotated[
-    bool, typer.Option("--fetch", envvar="HARNESS_FETCH", help="Build or download what the cache lacks (about 160 MB).")
+    bool,
+    typer.Option("--fetch", envvar="HARNESS_FETCH", help="Build or download what the cache lacks (380 MB at most)."),
 ]
 Offline = Annotated[bool, typer.Option("--offline", envvar="HARNESS_OFFLINE", help="Use the cache only.")]
 Mirror = Annotated[
     str | None, typer.Option("--mirror", envvar="HARNESS_MIRROR", help="Debian mirror; else the host's own.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", envvar="HARNESS_JSON", help="JSON on standard output, for programs.")]
+
+
+def kernel_is_default(context: typer.Context) -> bool:
+    """Whether ``--kernel`` was given neither on the command line nor in the environment."""
+    source = context.get_parameter_source("kernel")
+    return source is not None and source.name == "DEFAULT"
 
 
 def examples(*lines: str) -> str:

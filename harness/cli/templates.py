@@ -23,6 +23,7 @@ from harness.cli.options import (
     Qemu,
     Usdm,
     examples,
+    kernel_is_default,
 )
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def template_list(as_json: AsJson = False) -> None:
     ),
 )
 def template_build(
+    context: typer.Context,
     paths: Paths = None,
     qemu: Qemu = ["11.1"],  # noqa: B006 - typer copies it
     kernel: Kernel = ["6.12"],  # noqa: B006
@@ -126,6 +128,7 @@ def template_build(
             paths=tuple(paths or ()),
             qemu=tuple(qemu),
             kernels=tuple(kernel),
+            auto_kernel=kernel_is_default(context),
             accel=accel.value,
             usdm=usdm,
             boot_timeout=boot_timeout,

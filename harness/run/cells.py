@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.errors import ConfigurationError
+from harness.errors import ConfigurationError, InfrastructureError
 from harness.machine.spec import DeviceSpec, MachineSpec
 from harness.paths import scenarios_dir
+from harness.run.kernels import kernel_with
 from harness.run.options import Implementation, RunOptions
-from harness.run.resources import Resources
+from harness.run.resources import Resources, Say, prepare, with_images
 from harness.scenario import Problem, Scenario, ScenarioError, find_scenarios, load_scenario
 from harness.scenario.values import satisfies
 
@@ -25,7 +26,7 @@ class Cell:
     Args:
         scenario: the scenario.
         qemu: name of the QEMU build.
-        kernel: version of the guest's kernel, as in the image recipes.
+        kernel: the guest's kernel, by what its recipe calls it.
         name: the scenario's id, with the point behind it where there is more than one.
         usdm: another ``usdm`` package that is under test, or None.
         fresh_boot: its guest is booted although it could be cloned.
@@ -111,6 +112,53 @@ def expand(options: RunOptions) -> list[Cell]:
     return cells
 
 
+def prepare_cells(options: RunOptions, say: Say) -> tuple[list[Cell], Resources]:
+    """Every scenario on every point, and what they need.
+
+    Raises:
+        ScenarioError, ConfigurationError, InfrastructureError: as :func:`expand`, ``resources.prepare`` and
+            :func:`choose_kernels`.
+    """
+    cells = expand(options)
+    return choose_kernels(cells, options, prepare(options, say), say)
+
+
+def choose_kernels(
+    cells: list[Cell], options: RunOptions, resources: Resources, say: Say
+) -> tuple[list[Cell], Resources]:
+    """Where the user chose no kernel: cells that need options which the default kernel lacks, put on one with them.
+
+    Args:
+        cells: the cells, on the default kernel.
+        options: whether the kernel was chosen, and whether an image may be built.
+        resources: what was prepared for the default kernel.
+        say: told what goes on.
+
+    Returns:
+        The cells, and the resources with the images of their kernels.
+
+    Raises:
+        InfrastructureError: such a kernel's image is not here; the message has the first scenario that needs it.
+    """
+    if not options.auto_kernel:
+        return cells, resources
+    chosen = []
+    for cell in cells:
+        needs = cell.scenario.needs
+        lacking = needs.unmet_options(resources.images[cell.kernel].options)
+        kernel = (kernel_with(needs) if lacking else None) or cell.kernel
+        try:
+            resources = with_images(resources, [kernel], options, say)
+        except InfrastructureError as error:
+            raise InfrastructureError(
+                f"{cell.name} needs a kernel {' and '.join(lacking)}: {error.message}",
+                hint=f"{error.hint}; with --kernel {cell.kernel} it is skipped" if error.hint else None,
+                context=error.context,
+            ) from error
+        chosen.append(replace(cell, kernel=kernel))
+    return chosen, resources
+
+
 def unmet(cell: Cell, resources: Resources) -> str | None:
     """Why a cell has to be skipped, as one line; None when it can run.
 
@@ -118,13 +166,17 @@ def unmet(cell: Cell, resources: Resources) -> str | None:
         cell: the cell.
         resources: the builds, images and the library of the run.
     """
-    library = resources.library
+    library, image = resources.library, resources.images[cell.kernel]
     reason = cell.scenario.needs.unmet(
         qemu=resources.emulations[cell.qemu].build.version,
-        kernel=resources.images[cell.kernel].kernel_release,
+        kernel=image.kernel_release,
         implementation=cell.implementation,
         libusdm=library.version if library else "",
+        options=image.options,
     )
+    if cell.scenario.needs.unmet_options(image.options):
+        kernel = kernel_with(cell.scenario.needs)
+        return f"{reason}; --kernel {kernel} is such a kernel" if kernel else reason
     if reason or library is None:
         return reason
     for kind, since in _SINCE.items():

@@ -9,6 +9,7 @@ from typing import Literal
 from harness.image.library import DEFAULT as DEFAULT_LIBRARY
 from harness.run.jobs import StartKind
 
+DEFAULT_KERNEL = "6.12"
 Implementation = Literal["usdm", "libusdm", "both"]
 
 
@@ -19,7 +20,8 @@ class RunOptions:
     Args:
         paths: scenario files and folders; empty means the scenarios that come with the project.
         qemu: names of QEMU builds; every scenario runs on each.
-        kernels: guest kernels by the version in their recipe; every scenario runs on each.
+        kernels: guest kernels by what their recipe calls them; every scenario runs on each. Without any it is the
+            default, and for a scenario that needs options which that lacks, the first kernel with them.
         accel: the accelerator; ``auto`` measures.
         jobs: how many guests at once, >= 1; None chooses from cores and available memory (``harness.run.jobs``).
         out: the run folder; None makes one below the user's state folder.
@@ -33,11 +35,12 @@ class RunOptions:
         offline: use the cache only.
         mirror: the Debian mirror to use instead of the host's.
         argv: the command line, for the record.
+        auto_kernel: ``kernels`` was nobody's choice; None finds out by whether it is empty.
     """
 
     paths: tuple[Path, ...] = ()
     qemu: tuple[str, ...] = ("11.1",)
-    kernels: tuple[str, ...] = ("6.12",)
+    kernels: tuple[str, ...] = ()
     accel: Literal["auto", "tcg", "kvm"] = "auto"
     jobs: int | None = None
     out: Path | None = None
@@ -51,6 +54,13 @@ class RunOptions:
     offline: bool = False
     mirror: str | None = None
     argv: tuple[str, ...] = ()
+    auto_kernel: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.auto_kernel is None:
+            object.__setattr__(self, "auto_kernel", not self.kernels)
+        if not self.kernels:
+            object.__setattr__(self, "kernels", (DEFAULT_KERNEL,))
 
     @property
     def start(self) -> StartKind:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.guest.guest import GuestPlan
@@ -16,7 +16,10 @@ from harness.machine.argv import Boot
 from harness.machine.builds import QemuBuild, fetch_build, find_build
 from harness.machine.probe import Capabilities, capabilities
 from harness.machine.spec import MachineSpec
+from harness.paths import scenarios_dir
+from harness.run.kernels import kernels_beside
 from harness.run.options import RunOptions
+from harness.scenario import find_scenarios, load_scenario
 
 Say = Callable[[str], None]
 
@@ -88,8 +91,20 @@ def prepare(options: RunOptions, say: Say) -> Resources:
     return Resources(emulations, images, payload, library)
 
 
+def with_images(resources: Resources, kernels: Iterable[str], options: RunOptions, say: Say) -> Resources:
+    """The same resources with the images of more kernels.
+
+    Raises:
+        ConfigurationError, InfrastructureError: as :func:`prepare`.
+    """
+    more = {kernel: _image(kernel, options, say) for kernel in dict.fromkeys(kernels) if kernel not in resources.images}
+    return replace(resources, images={**resources.images, **more})
+
+
 def fetch_all(options: RunOptions, libraries: tuple[str, ...], say: Say) -> None:
     """Build the images and fetch the QEMU builds that the options name, and C libraries.
+
+    Where no kernel was chosen that includes the images that some of the project's scenarios need beside the default.
 
     Args:
         options: builds, kernels, where from.
@@ -97,13 +112,19 @@ def fetch_all(options: RunOptions, libraries: tuple[str, ...], say: Say) -> None
         say: told what goes on.
 
     Raises:
-        ConfigurationError, InfrastructureError: as :func:`prepare`.
+        ConfigurationError, InfrastructureError: as :func:`prepare`; a scenario of the project is wrong.
     """
     for name in dict.fromkeys(options.qemu):
         build = fetch_build(name, mirror=options.mirror, offline=options.offline, say=say)
         say(f"QEMU {name}: {build.version}")
-    for kernel in dict.fromkeys(options.kernels):
-        image = build_image(recipe_for_kernel(kernel).name, mirror=options.mirror, offline=options.offline, say=say)
+    getting = replace(options, fetch=True)
+    images = {kernel: _image(kernel, getting, say) for kernel in dict.fromkeys(options.kernels)}
+    if options.auto_kernel:
+        scenarios = [load_scenario(file) for file in find_scenarios([scenarios_dir()])]
+        for kernel in kernels_beside(scenarios, images[options.kernels[0]].options):
+            say(f"some scenarios need kernel {kernel}")
+            images[kernel] = _image(kernel, getting, say)
+    for image in images.values():
         say(f"image {image.name}: kernel {image.kernel_release}")
     for name in dict.fromkeys(libraries):
         library = fetch_library(name, mirror=options.mirror, offline=options.offline, say=say)

@@ -18,12 +18,12 @@ from harness.paths import runs_dir
 from harness.report.json_report import write_cell, write_run
 from harness.results import CellResult, Outcome, Progress, RunResult
 from harness.run.cell import run_cell
-from harness.run.cells import Cell, expand
+from harness.run.cells import Cell, prepare_cells
 from harness.run.crew import Crew
 from harness.run.durations import Durations, key
 from harness.run.jobs import StartKind, available_memory, default_jobs
 from harness.run.options import RunOptions
-from harness.run.resources import Resources, prepare
+from harness.run.resources import Resources
 
 _KEPT_RUNS = 20
 
@@ -63,9 +63,8 @@ def run_scenarios(options: RunOptions, progress: Progress) -> RunResult:
     """
     began = monotonic()
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    cells = expand(options)
     serial = _Serial(progress)
-    resources = prepare(options, serial.message)
+    cells, resources = prepare_cells(options, serial.message)
     jobs = min(options.jobs or default_jobs(options.start), len(cells))
     folder = make_run_folder(options.out)
     progress.run_started(len(cells), jobs)

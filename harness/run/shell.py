@@ -20,7 +20,7 @@ from harness.guest.guest import Guest, running_guest
 from harness.guest.payload import GUEST_FOLDER
 from harness.machine.spec import DeviceSpec, MachineSpec
 from harness.run.cell import SETUP_SECONDS
-from harness.run.cells import machine_spec
+from harness.run.cells import Cell, choose_kernels, machine_spec
 from harness.run.options import RunOptions
 from harness.run.resources import prepare
 from harness.run.schedule import make_run_folder
@@ -47,11 +47,16 @@ def open_shell(options: RunOptions, scenario: Path | None, command: str | None, 
     Raises:
         HarnessError: whatever can go wrong with a guest.
     """
-    spec = machine_spec(load_scenario(scenario)) if scenario else _DEFAULT
+    loaded = load_scenario(scenario) if scenario else None
+    spec = machine_spec(loaded) if loaded else _DEFAULT
+    qemu, kernel = options.qemu[0], options.kernels[0]
     resources = prepare(options, say)
-    emulation, image = resources.emulations[options.qemu[0]], resources.images[options.kernels[0]]
+    if loaded:
+        (cell,), resources = choose_kernels([Cell(loaded, qemu, kernel, loaded.id)], options, resources, say)
+        kernel = cell.kernel
+    emulation, image = resources.emulations[qemu], resources.images[kernel]
     folder = make_run_folder(options.out)
-    plan = resources.plan(spec, options.qemu[0], options.kernels[0], folder)
+    plan = resources.plan(spec, qemu, kernel, folder)
     clone = options.start == "clone" and plan.can_be_cloned
     if clone:
         plan = replace(plan, template=get_template(plan, options.boot_timeout, say))

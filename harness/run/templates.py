@@ -22,7 +22,7 @@ from harness.machine.probe import capabilities
 from harness.machine.snapshot import can_load
 from harness.machine.spec import MachineSpec
 from harness.machine.template import Template, find_template, list_templates, prune_templates
-from harness.run.cells import Cell, expand, list_scenarios, machine_spec, unmet
+from harness.run.cells import Cell, list_scenarios, machine_spec, prepare_cells, unmet
 from harness.run.options import Implementation, RunOptions
 from harness.run.resources import Emulation, Resources, prepare
 
@@ -213,8 +213,7 @@ def find_needs(options: RunOptions, say: Say) -> Needs:
         ScenarioError, ConfigurationError: what was asked for is wrong.
         InfrastructureError: something is missing or damaged; the hint says how to get it.
     """
-    cells = expand(options)
-    return needs_of(cells, prepare(options, say))
+    return needs_of(*prepare_cells(options, say))
 
 
 def needs_of(cells: Iterable[Cell], resources: Resources) -> Needs:

@@ -87,6 +87,14 @@ def test_run_hands_every_option_on(asked, tmp_path: Path):
     assert options.paths == (GOOD,)
 
 
+def test_a_kernel_is_chosen_on_the_command_line_or_in_the_environment(asked):
+    assert invoke("run").exit_code == 0
+    assert (asked.options.kernels, asked.options.auto_kernel) == (("6.12",), True)
+    for words, env in ((["--kernel", "6.12"], {}), ([], {"HARNESS_KERNEL": "6.12"})):
+        assert invoke("run", *words, **env).exit_code == 0
+        assert (asked.options.kernels, asked.options.auto_kernel) == (("6.12",), False)
+
+
 def test_every_option_of_run_has_an_environment_variable():
     command = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]
     options = [one for one in command.params if one.param_type_name == "option"]

@@ -78,8 +78,7 @@ class Bench:
             self.started.append(one.name)
             return run(one, stage, say)
 
-        self._monkeypatch.setattr(schedule, "expand", lambda options: cells)
-        self._monkeypatch.setattr(schedule, "prepare", lambda options, say: None)
+        self._monkeypatch.setattr(schedule, "prepare_cells", lambda options, say: (cells, None))
         self._monkeypatch.setattr(schedule, "run_cell", run_cell)
         return run_scenarios(RunOptions(jobs=jobs, out=self.out, **more), self.heard)  # type: ignore[arg-type]
 
@@ -215,13 +214,14 @@ STUCK = """
 import os, signal, sys, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from harness.run import crew, schedule
+from harness.run.cells import expand
 crew.STOP_SECONDS = 0.1
 
 def run_cell(one, resources, options, folder, stage, say):
     os.kill(os.getpid(), signal.SIGINT)
     threading.Event().wait()
 
-schedule.prepare = lambda options, say: None
+schedule.prepare_cells = lambda options, say: (expand(options), None)
 schedule.run_cell = run_cell
 from harness.cli import main
 sys.argv = ["harness", "run", "-j", "3", *sys.argv[1:]]
