@@ -33,9 +33,10 @@ def _unit(session: nox.Session) -> None:
 
 
 def _fetch(session: nox.Session) -> None:
-    everything = ("--qemu", "11.1", "--qemu", "10.0", "--qemu", "7.2", "--kernel", "6.12", "--kernel", "7.2")
+    builds = ("--qemu", "11.1", "--qemu", "10.0", "--qemu", "7.2")
+    kernels = ("--kernel", "6.12", "--kernel", "7.2", "--kernel", "lab")
     libraries = ("--libusdm", "26.08", "--libusdm", "24.02")
-    session.run("harness", "fetch", *everything, *libraries)
+    session.run("harness", "fetch", *builds, *kernels, *libraries)
 
 
 def _guest(session: nox.Session) -> None:
