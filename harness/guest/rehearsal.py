@@ -21,4 +21,4 @@ VM_START: tuple[str, dict[str, object]] = (
 """The request that starts the virtual machine inside, which does the same then."""
 
 VM_SECONDS = 900.0
-"""How long that may take: it is emulated by what is emulated itself, 70 s on an idle host (docs/performance.md)."""
+"""How long that may take: it is emulated by what is emulated itself: 69 s of CPU time (docs/performance.md)."""
