@@ -51,11 +51,18 @@ def cloned(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, CellResult]:
 
 
 def others(cells: Iterable[CellResult], out: Path, kernel: str) -> dict[Path, CellResult]:
-    """Those that were skipped, on usdm alone; what needs options of the kernel that 6.12 lacks runs on one with them."""
+    """Those that were skipped, on usdm alone; of those on 6.12, what needs options that it lacks runs on lab."""
     skipped = tuple(Path(cell.file) for cell in cells if cell.outcome is Outcome.SKIP)
     if not skipped:
         return {}
     options = RunOptions(paths=skipped, out=out, kernels=(kernel,), auto_kernel=kernel == "6.12", fetch=True)
+    return by_file(run_scenarios(options, Progress()))
+
+
+@pytest.fixture(scope="session")
+def booted(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, CellResult]:
+    """Those in which devices do DMA, and one of each other machine, on guests that were booted for them."""
+    options = RunOptions(paths=tuple(BOOTED), out=tmp_path_factory.mktemp("booted") / "out", fresh_boot=True)
     return by_file(run_scenarios(options, Progress()))
 
 
