@@ -129,7 +129,11 @@ def get_kernel(recipe: Recipe, source: Source, *, mirror: str | None, say: Say, 
         work.mkdir()
         log = state_dir() / "logs" / f"kernel-{key[:12]}.log"
         began = time.monotonic()
-        compiled = compile_kernel(tree, work, options, toolchain, log, say)
+        try:
+            compiled = compile_kernel(tree, work, options, toolchain, log, say)
+        except KeyboardInterrupt:
+            say("removing the unfinished build")
+            raise
         seconds = round(time.monotonic() - began)
         say(f"kernel {compiled.release}: {compiled.files} files compiled in {seconds} s")
         shutil.move(compiled.vmlinux, folder / _FILE)

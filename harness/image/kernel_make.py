@@ -29,6 +29,8 @@ _COMPILED = re.compile(r"  (?:CC|AS) +(?!/)\S+\.o$")
 _FILES = 1200
 _STEPS = 10
 _TAIL = 12
+_BEFORE = 3
+_PROGRESS = re.compile(r"  [A-Z]+ +\S")
 _ERROR = re.compile(
     r": (?:fatal |internal compiler )?error: |undefined reference|: not found$|No space left|^make(?:\[\d+\])?: \*\*\*"
 )
@@ -123,8 +125,10 @@ class _Build:
 
     def _note(self, line: str) -> None:
         self._last.append(line)
-        # The first error and what follows it: the last lines only say which folders were left.
-        if (self._errors or _ERROR.search(line)) and len(self._errors) < _TAIL:
+        # The first error with what stands around it: the last lines only say which folders were left.
+        if not self._errors and _ERROR.search(line):
+            self._errors = [one for one in self._last if not _PROGRESS.match(one)][-_BEFORE:]
+        elif self._errors and len(self._errors) < _TAIL and not _PROGRESS.match(line):
             self._errors.append(line)
         if not _COMPILED.match(line):
             return
@@ -135,7 +139,7 @@ class _Build:
     def _failure(self, program: str, status: int) -> InfrastructureError:
         """What a failed command means, and what to do."""
         said = self._errors or list(self._last)
-        text = "\n".join(said)
+        text = "\n".join(said).replace(f"{self._source}/", "")
         message = f"the kernel's build failed ({program}: exit status {status}):\n{text}\nall of it: {self._log}"
         context = {"build": text, "log": str(self._log)}
         if _NO_SPACE.search(text):

@@ -21,7 +21,7 @@ MAKE = r"""#!/bin/sh
 echo "$@" >>"$HOME/../../make.arguments"
 env >"$HOME/../../make.environment"
 for word; do
-    case $word in O=*) out=${word#O=} ;; KCONFIG_ALLCONFIG=*) fragments=${word#*=} ;; esac
+    case $word in */source) source=$word ;; O=*) out=${word#O=} ;; KCONFIG_ALLCONFIG=*) fragments=${word#*=} ;; esac
 done
 cd "$out" || exit 1
 case "$*" in
@@ -118,16 +118,21 @@ def test_progress_is_a_line_now_and_then(build: Build):
 
 def test_a_compilers_error_is_told_with_what_follows_and_where_the_rest_is(build: Build):
     build.compiling(
-        "echo '  CC      mm/slub.o'; echo 'mm/slub.c:7:1: error: expected identifier' >&2; "
-        "echo 'make[3]: *** [mm/slub.o] Error 1'; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13; do echo line $i; done; exit 2"
+        "echo 'In file included from mm/slub.c:1:'; echo '  CC      mm/slub.o'; "
+        "echo 'mm/slub.c:7:1: error: expected identifier' >&2; echo '  CC      mm/util.o'; "
+        'echo "make[3]: *** [$source/mm/slub.o] Error 1"; '
+        "i=0; while [ $i -lt 13 ]; do i=$((i+1)); echo line $i; done; exit 2"
     )
     with pytest.raises(InfrastructureError) as caught:
         build.run()
     message = caught.value.message
-    assert message.startswith("the kernel's build failed (make: exit status 2):\nmm/slub.c:7:1: error: expected")
+    assert message.startswith(
+        "the kernel's build failed (make: exit status 2):\nIn file included from mm/slub.c:1:\nmm/slub.c:7:1: "
+    )
     assert "*** [mm/slub.o] Error 1" in message
-    assert "line 10\n" in message
-    assert "line 11" not in message
+    assert "mm/util.o" not in message, "what else is compiled at the same time"
+    assert "line 9\n" in message
+    assert "line 10" not in message
     assert message.endswith(f"all of it: {build.log}")
     assert "line 13\n" in build.log.read_text()
 
