@@ -19,7 +19,8 @@ def _say(text: str) -> None:
 
 
 @image_app.command(
-    "build", epilog=examples("harness image build", "harness image build trixie-7.2", "harness image build --refresh")
+    "build",
+    epilog=examples("harness image build", "harness image build lab", "harness image build trixie-7.2 --refresh"),
 )
 def image_build(
     name: Annotated[str, typer.Argument(help="Name of a recipe, e.g. trixie.")] = "trixie",
@@ -27,7 +28,10 @@ def image_build(
     offline: Offline = False,
     mirror: Mirror = None,
 ) -> None:
-    """Build an image unless the cache has it."""
+    """Build an image unless the cache has it.
+
+    That takes seconds; but the kernel of lab is compiled, which takes some minutes once.
+    """
 
     def body() -> int:
         from harness.image.build import build_image
@@ -81,7 +85,7 @@ def image_list(as_json: AsJson = False) -> None:
 def image_show(
     name: Annotated[str, typer.Argument(help="Name of a recipe.")] = "trixie", as_json: AsJson = False
 ) -> None:
-    """Show what an image in the cache is made of, every package with its version."""
+    """Show what an image in the cache is made of: every package with its version; in JSON its kernel's options too."""
 
     def body() -> int:
         from harness.image.build import find_image
@@ -89,7 +93,11 @@ def image_show(
         image = find_image(name)
         facts = {"name": image.name, "key": image.key, "kernel": image.kernel_release, "created": image.created}
         if as_json:
-            _say(json.dumps({**facts, "folder": str(image.folder), "packages": image.packages}))
+            _say(
+                json.dumps(
+                    {**facts, "folder": str(image.folder), "packages": image.packages, "options": sorted(image.options)}
+                )
+            )
             return 0
         for key, value in facts.items():
             _say(f"{key}: {value}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ _PROGRESS = re.compile(r"  [A-Z]+ +\S")
 _ERROR = re.compile(
     r": (?:fatal |internal compiler )?error: |undefined reference|: not found$|No space left|^make(?:\[\d+\])?: \*\*\*"
 )
+# Linking takes that much at once; the linker's scripts only say "I/O error" when it is not there.
+_ROOM = 64 << 20
 _NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded")
 _KILLED = re.compile(r"Killed|internal compiler error: Killed|Cannot allocate memory|virtual memory exhausted")
 _MISSING = re.compile(r"No rule to make target '(?P<name>[^']+)'")
@@ -142,7 +145,7 @@ class _Build:
         text = "\n".join(said).replace(f"{self._source}/", "")
         message = f"the kernel's build failed ({program}: exit status {status}):\n{text}\nall of it: {self._log}"
         context = {"build": text, "log": str(self._log)}
-        if _NO_SPACE.search(text):
+        if _NO_SPACE.search(text) or shutil.disk_usage(self._work).free < _ROOM:
             return InfrastructureError(
                 f"the disk is full while the kernel is compiled; all that was said: {self._log}",
                 hint="free some space (it takes about 1 GB), or point XDG_CACHE_HOME elsewhere",

@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from harness.errors import ConfigurationError, InfrastructureError
+from harness.image import kernel_make
 from harness.image.kernel_config import Option
 from harness.image.kernel_make import Compiled, compile_kernel
 from harness.image.toolchain import Toolchain
@@ -164,6 +166,13 @@ def test_an_error_with_a_meaning_says_what_to_do(build: Build, line: str, said: 
         build.run()
     assert str(build.log) in caught.value.message
     assert caught.value.hint is None if hint is None else hint in str(caught.value.hint)
+
+
+def test_a_full_disk_is_noticed_where_nothing_says_so(build: Build, monkeypatch: pytest.MonkeyPatch):
+    build.compiling("echo 'link-vmlinux.sh: 297: echo: echo: I/O error'; exit 1")
+    monkeypatch.setattr(kernel_make.shutil, "disk_usage", lambda path: SimpleNamespace(free=4 << 20))
+    with pytest.raises(InfrastructureError, match="the disk is full while the kernel is compiled"):
+        build.run()
 
 
 def test_the_log_of_an_earlier_build_is_overwritten(build: Build):
