@@ -117,8 +117,8 @@ def _make(plan: GuestPlan, method: Method, state: Path, ram: Path | None, boot_s
     finally:
         emulator.stop()
     if ram is not None:
+        # Its mode stays: QEMU opens it for writing, although a clone maps it privately.
         _give_back(ram)
-        ram.chmod(0o444)
     state.chmod(0o444)
     return hello
 

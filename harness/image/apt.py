@@ -25,7 +25,7 @@ _EXPIRED = re.compile(r"Release file for \S+ is expired")
 # (what apt says, what it means, what to do); the first match wins.
 _MEANINGS = (
     (
-        r"No space left on device|enough free space",
+        r"No space left on device|enough free space|Wrote only \d+ of \d+ bytes",
         "the disk is full",
         "free some space or point XDG_CACHE_HOME elsewhere",
     ),

@@ -23,7 +23,7 @@ KIND = "template"
 RAM_FILE = "ram"
 STATE_FILE = "state"
 
-_FORMAT = 1
+_FORMAT = 2
 # Templates that have not been used last give way to new ones: each edit of usdm makes one.
 _KEPT = 8
 _UNUSED_SECONDS = 600.0

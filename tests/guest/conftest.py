@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -24,8 +25,29 @@ from harness.run.resources import Resources, prepare
 
 BOOT_SECONDS = 120.0
 EDU = DeviceSpec("edu0", "edu", "02:00.0")
+# May mount a small file system, which a test of a full disk does.
+_CAP_SYS_ADMIN = 21
+_CAPABILITY_VERSION_3 = 0x20080522
 # What a cache of its own takes from the user's.
 SHARED = ("qemu", "image", "capabilities", "accelerator.json")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def as_an_ordinary_user() -> None:
+    """Root keeps nothing that lets it read or write what the mode of a file forbids, and its QEMUs do not either.
+
+    Nothing here needs root; but as root, as CI is, nobody would notice that something does.
+    """
+    if os.geteuid() != 0:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    for capability in range(int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1):
+        if capability != _CAP_SYS_ADMIN:
+            libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP: what a program may not gain when it is started
+    kept = 1 << _CAP_SYS_ADMIN
+    header = struct.pack("<Ii", _CAPABILITY_VERSION_3, 0)
+    if libc.capset(header, struct.pack("<6I", kept, kept, 0, 0, 0, 0)) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 @pytest.fixture(scope="session")

@@ -89,6 +89,7 @@ def test_a_host_without_a_debian_mirror_is_told_what_to_do(tmp_path: Path, text:
         ("E: Release file for http://mirror.example/x is not valid yet (invalid for another 3h).", "clock"),
         ("E: You don't have enough free space in /cache/", "disk is full"),
         ("E: Write error - write (28: No space left on device)", "disk is full"),
+        ("tar: ./usr/src/linux.tar.xz: Wrote only 1024 of 10240 bytes", "disk is full"),
         ("E: something new", "something new"),
     ],
 )
