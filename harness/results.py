@@ -83,15 +83,20 @@ class Evidence(Record):
     libusdm: str = ""
 
 
+Vendor = Literal["intel", "amd", "arm", "virtio", "xen", "freebsd"]
+
+
 class FaultRecord(Record):
     """One refused DMA as one witness saw it.
 
     Args:
-        witness: ``trace`` (QEMU on the host) or ``kernel`` (the guest's log).
+        witness: ``trace`` (QEMU on the host), ``kernel`` (the guest's log) or ``registers`` (the IOMMU's own).
+        vendor: whose IOMMU it was, or whose form the line has: ``intel`` is VT-d as Linux prints it, ``xen`` and
+            ``freebsd`` are VT-d in the words of those systems.
         requester: bus, device and function as ``02:00.0``; with a PCI domain only where the log prints one.
         access: ``read`` or ``write`` (as seen from the device), ``interrupt``, or None where not said.
         address: the IOVA; the kernel prints it page aligned. None where the log does not say.
-        reason: the VT-d fault reason code.
+        reason: the fault reason code: VT-d's; of another vendor's IOMMU its own.
         reason_text: the log's own words for it, or None.
         pasid: PASID, or None for requests without.
         count: how many equal lines this record stands for, >= 1.
@@ -102,7 +107,8 @@ class FaultRecord(Record):
         index: index into the interrupt remapping table for ``interrupt``, else None.
     """
 
-    witness: Literal["trace", "kernel"]
+    witness: Literal["trace", "kernel", "registers"]
+    vendor: Vendor = "intel"
     requester: str
     access: Literal["read", "write", "interrupt"] | None
     address: int | None
