@@ -35,6 +35,8 @@ from harness.cli.options import (
     examples,
     kernel_is_default,
 )
+from harness.cli.repro import EXAMPLES as REPRO_EXAMPLES
+from harness.cli.repro import repro
 from harness.cli.stores import image_app, qemu_app
 from harness.cli.templates import template_app
 from harness.errors import ConfigurationError, FailureClass
@@ -55,6 +57,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command(epilog=REPRO_EXAMPLES)(repro)
 app.add_typer(image_app, name="image")
 app.add_typer(qemu_app, name="qemu")
 app.add_typer(template_app, name="template")

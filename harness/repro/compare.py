@@ -1,0 +1,82 @@
+"""A wanted fault and the one that happened, field by field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from harness.fault import reason_name
+from harness.results import FaultRecord, Record
+
+_PAGE: Final = 0x1000
+
+
+class Aspect(Record):
+    """One field of two faults.
+
+    Args:
+        name: the field.
+        wanted: what the given line says, in words.
+        seen: what the reproduced one says.
+        equal: whether they are the same; None where one of them does not say it.
+    """
+
+    name: str
+    wanted: str
+    seen: str
+    equal: bool | None
+
+
+def aspects(wanted: FaultRecord, seen: FaultRecord) -> tuple[Aspect, ...]:
+    """Compare two faults.
+
+    Addresses are compared by page, because Linux prints no more.
+
+    Args:
+        wanted: the fault of the given line.
+        seen: the one that happened.
+    """
+    rows: list[tuple[str, object, object, Callable[[object], str]]] = [
+        ("requester", _plain(wanted.requester), _plain(seen.requester), str),
+        ("access", wanted.access, seen.access, str),
+        ("address", _page(wanted.address), _page(seen.address), _hex),
+        ("reason", wanted.reason, seen.reason, _reason),
+        ("PASID", wanted.pasid, seen.pasid, _hex),
+    ]
+    return tuple(
+        Aspect(
+            name=name,
+            wanted="not said" if one is None else words(one),
+            seen="not said" if other is None else words(other),
+            equal=None if one is None or other is None else one == other,
+        )
+        for name, one, other, words in rows
+        if one is not None or other is not None
+    )
+
+
+def best(wanted: FaultRecord, faults: Iterable[FaultRecord]) -> FaultRecord | None:
+    """The fault that is most like the wanted one, the kernel's before another witness's; None of none."""
+    ranked = sorted(faults, key=lambda one: (-_equal(wanted, one), one.witness != "kernel"))
+    return ranked[0] if ranked else None
+
+
+def _equal(wanted: FaultRecord, fault: FaultRecord) -> int:
+    return sum(aspect.equal is True for aspect in aspects(wanted, fault))
+
+
+def _page(address: int | None) -> int | None:
+    return None if address is None else address & -_PAGE
+
+
+def _plain(requester: str) -> str:
+    """A requester without the PCI domain 0, which some lines print."""
+    return requester.removeprefix("0000:")
+
+
+def _hex(value: object) -> str:
+    return f"{value:#x}" if isinstance(value, int) else str(value)
+
+
+def _reason(value: object) -> str:
+    return f"0x{value:02x} {reason_name(value)}" if isinstance(value, int) else str(value)

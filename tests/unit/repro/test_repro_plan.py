@@ -1,0 +1,141 @@
+"""From a fault record to a scenario, without a guest."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from harness.fault import parse_kernel_log
+from harness.repro.kinds import State
+from harness.repro.line import line_pattern, linux_line
+from harness.repro.place import NotReproducible, place
+from harness.repro.plan import Plan, plan
+from harness.results import FaultRecord
+from harness.scenario.load import parse_scenario
+from harness.scenario.model import Scenario
+
+SEED = "DMAR:[DMA Read] Request device [02:01.2] fault addr 900000 DMAR:[fault reason 06] PTE Read access is not set"
+
+
+def made(line: str, state: State = State.NEVER_MAPPED) -> Plan:
+    (record,) = parse_kernel_log(line).records
+    return plan(record, line, state)
+
+
+def scenario(line: str, state: State = State.NEVER_MAPPED) -> Scenario:
+    return parse_scenario(made(line, state).text, Path("again.yaml"))
+
+
+def read(requester: str = "02:00.0", address: int = 0x900000, reason: int = 0x06, access: str = "Read") -> str:
+    return f"DMAR: [DMA {access}] Request device [{requester}] fault addr {address:x} [fault reason {reason:#04x}]"
+
+
+def test_the_seeds_line_is_vf_10_of_02_00_0():
+    found = scenario(SEED)
+    assert found.machine.addresses == {"pf": "02:00.0", "dut": "02:01.2"}
+    assert [step.kind for step in found.steps] == [
+        *("open", "bus_master", "enable_vfs", "register", "bus_master", "dma_read")
+    ]
+    (fault,) = found.expect.faults
+    assert (fault.requester, fault.access, fault.address, fault.reason) == ("02:01.2", "read", 0x900000, 6)
+    assert SEED in found.source
+
+
+@pytest.mark.parametrize(
+    ("requester", "models"),
+    [("02:00.0", ["edu"]), ("00:03.0", ["edu"]), ("08:00.1", ["nvme", "vf"]), ("01:0f.7", ["nvme", "vf"])],
+)
+def test_a_function_is_at_the_lines_address(requester: str, models: list[str]):
+    found = scenario(read(requester))
+    assert found.machine.addresses["dut"] == requester
+    assert [device.model for device in found.machine.devices.values()] == models
+
+
+@pytest.mark.parametrize(
+    ("requester", "why"),
+    [
+        ("00:00.0", "chipset"),
+        ("00:1f.2", "chipset"),
+        ("00:10.0", "chipset"),
+        ("00:02.1", "chipset"),
+        ("02:10.0", "VF 128"),
+        ("02:1f.7", "VF 255"),
+    ],
+)
+def test_where_no_function_can_be_is_told(requester: str, why: str):
+    with pytest.raises(NotReproducible, match=why) as caught:
+        place(requester)
+    assert caught.value.hint
+
+
+def test_the_largest_vf():
+    assert "vfs: 127" in place("03:0f.7").devices[0]
+
+
+@pytest.mark.parametrize("access", ["Read", "Write"])
+def test_a_page_that_was_unmapped_is_used_before(access: str):
+    found = scenario(read(reason=6 if access == "Read" else 5, access=access), State.UNMAPPED)
+    assert [step.kind for step in found.steps][2:] == [
+        *("buffer", "container_map", f"dma_{access.lower()}", "container_unmap", f"dma_{access.lower()}")
+    ]
+
+
+def test_a_read_only_page_is_not_read_before_it_is_written():
+    found = scenario(read(reason=5, access="Write", address=0x123456789000), State.READ_ONLY)
+    assert [step.kind for step in found.steps][2:] == ["buffer", "container_map", "dma_write"]
+    assert found.steps[3].args_json()["access"] == "read"
+
+
+@pytest.mark.parametrize(("address", "width"), [(1 << 39, 39), (1 << 48, 48), (1 << 63, 48)])
+def test_an_address_beyond_the_width_takes_the_widest_that_it_is_beyond(address: int, width: int):
+    assert scenario(read(address=address, reason=4)).machine.aw_bits == width
+
+
+@pytest.mark.parametrize(
+    ("line", "state", "rule"),
+    [
+        (read(address=0xFEE01000), State.NEVER_MAPPED, "interrupt address range"),
+        (read(address=0x900000, reason=4), State.NEVER_MAPPED, "within 39 bits"),
+        (read(address=1 << 48), State.NEVER_MAPPED, "reason 0x04"),
+        (read(reason=0x02), State.NEVER_MAPPED, "0x02 .*context entry is clear"),
+        (read(reason=0x05), State.NEVER_MAPPED, "about a write"),
+        (read(), State.READ_ONLY, "refuses writes"),
+        ("DMAR: [DMA Read] Request device [02:00.0] fault addr\n", State.NEVER_MAPPED, "lacks"),
+        ("DMAR: [INTR-REMAP] Request device [02:00.0] fault index 1f [fault reason 0x26]", State.NEVER_MAPPED, "0x26"),
+    ],
+)
+def test_a_rule_that_stands_in_the_way_is_named(line: str, state: State, rule: str):
+    with pytest.raises(NotReproducible, match=rule):
+        made(line, state)
+
+
+@pytest.mark.parametrize("vendor", ["amd", "arm", "virtio"])
+def test_other_iommus_are_told_apart(vendor: str):
+    record = FaultRecord(witness="kernel", vendor=vendor, requester="02:00.0", access="read", address=0, reason=6)
+    with pytest.raises(NotReproducible, match="VT-d"):
+        plan(record, "")
+
+
+def test_what_cannot_be_the_same_is_a_remark():
+    line = "DMAR: [DMA Read PASID 0x1] Request device [0001:02:00.0] fault addr 0x900000 [fault reason 0x06]"
+    found = made(line)
+    assert [one.split(":")[0] for one in found.remarks] == ["PCI domain 0001", "PASID 0x1"]
+    assert (found.wanted.requester, found.wanted.pasid) == ("02:00.0", None)
+    assert made(line.replace("0001:", "0000:").replace("PASID 0x1", "NO_PASID")).remarks == ()
+
+
+def test_a_line_with_anything_in_it_stays_one_scalar():
+    line = read() + " it's \x1b[31m: #x\x00 {\u2028"
+    found = scenario(line)
+    assert "it's ?[31m: #x? {?" in found.source
+
+
+@pytest.mark.parametrize("requester", ["02:00.0", "3d:01.2"])
+def test_linuxs_line_is_read_back(requester: str):
+    fault = FaultRecord(witness="trace", requester=requester, access="write", address=0x900123, reason=5)
+    (back,) = parse_kernel_log(linux_line(fault)).records
+    assert (back.requester, back.access, back.address, back.reason) == (requester, "write", 0x900000, 5)
+    assert re.search(line_pattern(fault), linux_line(fault))
+    assert not re.search(line_pattern(fault), linux_line(fault.model_copy(update={"address": 0x800000})))
