@@ -11,10 +11,11 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from harness.errors import ConfigurationError
 from harness.machine.devices import device_arguments, without_descriptors
-from harness.machine.spec import MachineSpec
+from harness.machine.spec import Iommu, MachineSpec
 
 CONTROL_PORT = "org.usdm-harness.control"
 SSH_PORT = "org.usdm-harness.ssh"
@@ -25,6 +26,14 @@ SSH_DEVICE = "sshport"
 # Self-tests of cryptography that nothing here uses: 0.3 to 0.5 s of a boot under TCG (docs/performance.md).
 _NO_SELF_TESTS = ("cryptomgr.notests", "initcall_blacklist=jent_mod_init,crypto_kdf108_init")
 RAM_OBJECT = "ram0"
+# QEMU's trace events by which a vIOMMU tells of each refused access (harness/fault/trace.py reads them).
+_FAULT_EVENTS: Final[dict[Iommu, tuple[str, ...]]] = {
+    "intel": ("vtd_dmar_fault",),
+    # Only the translation says whether the device read or wrote.
+    "virtio": ("virtio_iommu_report_fault", "virtio_iommu_translate"),
+    "amd": ("amdvi_page_fault", "amdvi_translation_result"),
+    "none": ("vtd_dmar_fault",),
+}
 _FIRST_PORT_SLOT = 0x10
 _MAX_PORTS = 8
 
@@ -84,6 +93,8 @@ def kernel_command_line(spec: MachineSpec) -> str:
     words = ["console=ttyS0", "quiet", "panic=-1", "oops=panic", "no_timer_check", *_NO_SELF_TESTS]
     if spec.iommu == "intel":
         words.append("intel_iommu=on")
+    if spec.iommu == "amd":
+        words.append("amd_iommu=on")
     if spec.iommu == "virtio":
         # It remaps no interrupts, without which VFIO refuses a group unless it is told that this is all right.
         words.append("vfio_iommu_type1.allow_unsafe_interrupts=1")
@@ -123,8 +134,13 @@ def _iommu(spec: MachineSpec, properties: Mapping[str, frozenset[str]]) -> list[
         return []
     if spec.iommu == "intel":
         wanted = {"driver": "intel-iommu", "intremap": "on", "caching-mode": True, "aw-bits": spec.aw_bits}
+    elif spec.iommu == "amd":
+        wanted = {"driver": "amd-iommu", "intremap": "on", "dma-remap": True}
     else:
-        wanted = {"driver": "virtio-iommu-pci", "bus": "pcie.0", "addr": "1c.0", "aw-bits": spec.aw_bits}
+        wanted = {"driver": "virtio-iommu-pci", "bus": "pcie.0", "addr": "1c.0"}
+        # QEMU before 9.0 cannot limit the width.
+        if spec.aw_bits != MachineSpec().aw_bits or "aw-bits" in properties.get("virtio-iommu-pci", frozenset()):
+            wanted["aw-bits"] = spec.aw_bits
     driver = str(wanted["driver"])
     known = properties.get(driver, frozenset())
     missing = sorted(name for name in wanted if name not in ("driver", "bus", "addr") and name not in known)
@@ -189,7 +205,9 @@ def build_argv(
     argv += _topology(spec, wiring.disks, properties)
     # A comma inside an option's value is written twice.
     argv += ["-chardev", f"file,id=console,path={str(wiring.console).replace(',', ',,')}", "-serial", "chardev:console"]
-    argv += ["-D", str(wiring.log), "-d", "guest_errors", "-trace", "vtd_dmar_fault", "-msg", "timestamp=on"]
+    argv += ["-D", str(wiring.log), "-d", "guest_errors", "-msg", "timestamp=on"]
+    for event in _FAULT_EVENTS[spec.iommu]:
+        argv += ["-trace", event]
     if incoming:
         argv += ["-S", "-incoming", "defer"]
     argv += ["-kernel", str(boot.kernel), "-initrd", str(boot.initrd), "-append", kernel_command_line(spec)]

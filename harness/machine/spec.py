@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
+Iommu = Literal["intel", "virtio", "amd", "none"]
+
 _BDF = re.compile(r"([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])")
 
 
@@ -45,8 +47,9 @@ class MachineSpec:
     """What a guest runs on.
 
     Args:
-        iommu: ``intel`` for QEMU's intel-iommu, ``virtio`` for its virtio-iommu, ``none`` for a machine without one.
-        aw_bits: address width of the vIOMMU in bits: 39 or 48, of virtio-iommu also 36.
+        iommu: ``intel`` for QEMU's intel-iommu, ``virtio`` for its virtio-iommu, ``amd`` for its amd-iommu, ``none`` for
+            a machine without one.
+        aw_bits: address width of the vIOMMU in bits: 39 or 48, of virtio-iommu also 36, of amd-iommu 48.
         memory: guest memory in bytes.
         cpus: number of virtual CPUs.
         kernel_args: further words for the kernel's command line.
@@ -55,7 +58,7 @@ class MachineSpec:
         buses: number of root ports, 1 to 8; bus N (1 to ``buses``) is behind port N.
     """
 
-    iommu: Literal["intel", "virtio", "none"] = "intel"
+    iommu: Iommu = "intel"
     aw_bits: int = 48
     memory: int = 512 << 20
     cpus: int = 1

@@ -84,10 +84,10 @@ class Device(Model):
 class Machine(Model):
     """What the guest runs on."""
 
-    iommu: Literal["intel", "virtio", "none"] = Field(
+    iommu: Literal["intel", "virtio", "amd", "none"] = Field(
         default="intel",
-        description="intel: QEMU's intel-iommu. virtio: its virtio-iommu, without a witness for faults, so without "
-        "DMA. none: a machine without a vIOMMU.",
+        description="intel: QEMU's intel-iommu. virtio: its virtio-iommu. amd: its amd-iommu (QEMU 11.1 and "
+        "later). none: a machine without a vIOMMU.",
     )
     aw_bits: Literal[36, 39, 48] = Field(
         default=48, description="Address width of the vIOMMU in bits; 36 of virtio only."
