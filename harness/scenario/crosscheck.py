@@ -26,6 +26,11 @@ from harness.scenario.yaml_marks import Document, Path_
 
 _M = TypeVar("_M", bound=Model)
 _ON_CLOSED_DEVICES = ("open", "register", "pass_through", "mappings", "unbind", "unplug")
+# The vIOMMUs whose tables are not read: what they are called, and why.
+_NO_TABLES = {
+    "virtio": ("virtio-iommu", "virtio-iommu has no tables in the guest's memory: use iommu: intel"),
+    "amd": ("amd-iommu", "only VT-d's tables are read: use iommu: intel"),
+}
 _OUTSIDE = 3  # parts of the path of a step's arguments that is in no other step
 
 
@@ -94,9 +99,9 @@ class _CrossCheck:
         steps = data.get("steps")
         if isinstance(steps, tuple):
             self._steps(steps, ("steps",), names)
-            if machine is not None and machine.iommu == "virtio":
-                hint = "virtio-iommu has no tables in the guest's memory: use iommu: intel"
-                self._forbid(steps, ("steps",), ("mappings",), "mappings behind virtio-iommu", hint)
+            if machine is not None and machine.iommu in _NO_TABLES:
+                what, hint = _NO_TABLES[machine.iommu]
+                self._forbid(steps, ("steps",), ("mappings",), f"mappings behind {what}", hint)
         expect = data.get("expect")
         if isinstance(expect, dict):
             self._faults(expect, ("expect",), names)
@@ -139,7 +144,7 @@ class _CrossCheck:
             if at in taken:
                 message = f"expected an address of its own, found {at}, which is '{taken[at]}'"
                 where: Path_ = (*path, "at" if device.model != "vf" else "number")
-                self._add(where, message, "each device needs its own bus: 01:00.0 to 08:00.0")
+                self._add(where, message, "another bus is always free: 01:00.0 to fe:00.0")
             taken.setdefault(at, name)
 
     def _steps(self, steps: tuple[Any, ...], at: Path_, names: _Names) -> None:
