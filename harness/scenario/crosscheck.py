@@ -17,7 +17,7 @@ from harness.scenario.args import Args, Compare, ContainerMap, DmaArgs, Fill, Ma
 from harness.scenario.args_function import PhysicalAddress, Remap
 from harness.scenario.base import Model
 from harness.scenario.engines import dma_problem
-from harness.scenario.expect import FaultExpect, StepExpect
+from harness.scenario.expect import OTHER_REASONS, FaultExpect, StepExpect
 from harness.scenario.machine import Machine
 from harness.scenario.problems import Problem, suggest
 from harness.scenario.steps import KINDS, NESTED, expect_keys
@@ -79,6 +79,7 @@ class _CrossCheck:
         self._file = file
         self._problems: list[Problem] = []
         self._vm = False
+        self._iommu: str | None = None
         self._ids: dict[str, tuple[int, str | None]] = {}  # id: line, kind
 
     def _add(self, path: Path_, message: str, hint: str | None = None, *, key: bool = False) -> None:
@@ -89,6 +90,7 @@ class _CrossCheck:
         if machine is not None:
             self._machine(machine)
             self._vm = machine.vm
+            self._iommu = machine.iommu
         raw = data.get("machine")
         devices = raw.get("devices", {}) if isinstance(raw, dict) else None
         known = {name: one for name, one in devices.items() if is_name(name)} if isinstance(devices, dict) else None
@@ -312,6 +314,7 @@ class _CrossCheck:
             self._device(fault.device, (*path, "device"), names)
         if fault.buffer is not None:
             self._buffer(fault.buffer, (*path, "buffer"), names)
+        self._reason(fault, (*path, "reason"))
         if fault.step is None:
             return
         if fault.step not in self._ids:
@@ -322,3 +325,16 @@ class _CrossCheck:
         if kind != f"dma_{fault.access}":
             message = f"expected a step of kind dma_{fault.access}, found '{fault.step}', a {kind}"
             self._add((*path, "step"), message, f"the step is in line {line}")
+
+    def _reason(self, fault: FaultExpect, path: Path_) -> None:
+        """Refuse a reason that the machine's vIOMMU does not have."""
+        if self._iommu is None or self._iommu == fault.vendor:
+            return
+        if self._iommu == "none":
+            self._add(path, "expected no fault of a machine without a vIOMMU, found one", "take it away")
+            return
+        names = [name for name, (vendor, _) in OTHER_REASONS.items() if vendor == self._iommu]
+        wanted = " or ".join(names) or "a number"
+        found = f"0x{fault.code:02x}" if fault.vendor == "intel" else f"'{fault.reason}'"
+        message = f"expected a reason of iommu: {self._iommu} ({wanted}), found {found}"
+        self._add(path, message, f"it is one of iommu: {fault.vendor}")
