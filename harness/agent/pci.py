@@ -10,6 +10,7 @@ from usdm.vfio import full_bdf
 
 SYSFS_PCI = "/sys/bus/pci"
 _DRIVER = "vfio-pci"
+_SECONDARY_BUS = 0x19  # in a bridge's configuration space; the subordinate bus follows
 
 
 def write(path: str, text: str) -> None:
@@ -32,6 +33,37 @@ def driver_of(address: str, sysfs: str = SYSFS_PCI) -> str | None:
         return os.readlink(f"{sysfs}/devices/{full_bdf(address)}/driver").rpartition("/")[2]  # noqa: PTH115
     except OSError:
         return None
+
+
+def renumber(ports: dict[str, int], sysfs: str = SYSFS_PCI) -> None:
+    """Give the buses behind root ports other numbers, as a firmware would.
+
+    The kernel takes a port's numbers when it finds the port. So the ports are taken away, with what is behind them, and
+    found again.
+
+    Args:
+        ports: Address of each root port on bus 0, e.g. `00:10.0`, to the number of the only bus behind it.
+        sysfs: Where the bus is; another folder in tests.
+
+    Raises:
+        StepError: There is no such port, or it did not take the number.
+    """
+    for port, bus in ports.items():
+        path = folder(port, sysfs)
+        try:
+            fd = os.open(f"{path}/config", os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise StepError(f"the guest has no root port {full_bdf(port)}") from None
+        try:
+            os.pwrite(fd, bytes((bus, bus)), _SECONDARY_BUS)
+        finally:
+            os.close(fd)
+        write(f"{path}/remove", "1")
+    if ports:
+        write(f"{sysfs}/../../class/pci_bus/0000:00/rescan", "1")
+    for port, bus in ports.items():
+        if not os.access(f"{folder(port, sysfs)}/pci_bus/0000:{bus:02x}", os.F_OK):
+            raise StepError(f"the root port {full_bdf(port)} did not get the bus {bus:02x}")
 
 
 def scan(address: str, replaced: bool, sysfs: str = SYSFS_PCI) -> None:

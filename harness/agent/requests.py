@@ -23,11 +23,13 @@ def begin(context: Context, args: dict[str, Any]) -> Outcome:
 
     Arguments: `devices`, name to address, `{"edu0": "02:00.0"}`; `vfs`, the names of those that are VFs to the names of
     their PFs, which are not there before SR-IOV is switched on; `replaced`, the addresses at which the kernel knows a
-    device of the template that this guest was cloned from; `implementation`, what the steps run on.
+    device of the template that this guest was cloned from; `ports`, the addresses of root ports to the buses that they
+    get; `implementation`, what the steps run on.
     """
     context.api = implementations.find(args.get("implementation", "usdm"))
     context.addresses.update(args["devices"])
     context.pf_of.update(args.get("vfs", {}))
+    pci.renumber(args.get("ports", {}))
     for name, address in args["devices"].items():
         if name not in context.pf_of:
             pci.scan(address, address in args["replaced"])

@@ -4,6 +4,7 @@ from harness.fault.compare import Comparison, compare
 from harness.fault.kernel_log import KernelFaults, StatusLine, parse_kernel_log
 from harness.fault.reasons import describe, reason_name
 from harness.fault.trace import clamped_lines, collapse, evidence_faults, parse_trace
+from harness.fault.viommu_trace import without_translations
 
 __all__ = [
     "Comparison",
@@ -17,4 +18,5 @@ __all__ = [
     "parse_kernel_log",
     "parse_trace",
     "reason_name",
+    "without_translations",
 ]

@@ -3,23 +3,24 @@
 Linux takes a token of a bucket of ten for each status line, each record and the final look for more, and fills the
 bucket every five seconds: after three whole reports it falls silent. The emulated IOMMU has one fault register: while
 a record is pending there, another fault of the same requester is dropped ("compression"), one of another requester sets
-the overflow bit. So a fault that only the trace has may be explained; one that only the kernel has never is.
+the overflow bit. So a fault that only the trace has may be explained; one that only the kernel has never is. All this is
+VT-d's; how the others' are compared is in ``compare_viommu``.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from harness.fault.compare_viommu import explain_viommu, fits_viommu, is_viommu, limits_of
 from harness.fault.kernel_log import KernelFaults
+from harness.fault.rate_limit import INTERVAL, Bucket
 from harness.fault.reasons import describe
 from harness.fault.trace import collapse, page_of
 from harness.results import FaultRecord, Record
 
 # Whole reports in one interval of the kernel's rate limit: ten tokens, three for each.
 _REPORTS: Final = 3
-_INTERVAL: Final = 5.0
 # How long a record stays pending at most, for the trace's clock: until the guest's interrupt handler has run, which
 # under emulation takes milliseconds. The edu device leaves 100 ms between two DMAs, so two steps never mix.
 _PENDING: Final = 0.1
@@ -48,7 +49,8 @@ def compare(trace: Iterable[FaultRecord], kernel: KernelFaults) -> Comparison:
     """
     faults = collapse(trace)
     printed, strangers = _match(faults, kernel.records)
-    causes = _explain(faults, printed, kernel)
+    others = any(is_viommu(fault) for fault in faults)
+    causes = explain_viommu(faults, printed) if others else _explain(faults, printed, kernel)
     unexplained = [f"only the kernel's log has {describe(record)}" for record in strangers]
     grouped: dict[str, list[FaultRecord]] = {}
     for fault, count, cause in zip(faults, printed, causes, strict=True):
@@ -58,7 +60,7 @@ def compare(trace: Iterable[FaultRecord], kernel: KernelFaults) -> Comparison:
             grouped.setdefault(cause, []).append(fault)
     return Comparison(
         agrees=not unexplained,
-        explanations=tuple(_sentence(cause, members) for cause, members in grouped.items()),
+        explanations=(*limits_of(faults, printed), *(_sentence(cause, found) for cause, found in grouped.items())),
         unexplained=tuple(unexplained),
     )
 
@@ -78,7 +80,14 @@ def _match(faults: Sequence[FaultRecord], records: Sequence[FaultRecord]) -> tup
     partial: list[FaultRecord] = []
     strangers: list[FaultRecord] = []
     for record in records:
-        if record.access is None or record.address is None or record.reason is None:
+        if is_viommu(record):
+            # What is not said, or wrong, fits several; the kernel prints in the order of the faults.
+            index = next((i for i, f in enumerate(faults) if printed[i] < f.count and fits_viommu(record, f)), None)
+            if index is None:
+                strangers.append(record)
+            else:
+                printed[index] += 1
+        elif record.access is None or record.address is None or record.reason is None:
             # A line that was cut off must not take the place of a whole one.
             partial.append(record)
         elif not _take(faults, printed, candidates.get(_key(record), [])):
@@ -124,7 +133,7 @@ def _explain(faults: Sequence[FaultRecord], printed: Sequence[int], kernel: Kern
     budget = max(kernel.suppressed, kernel.unreported)
     overflowed = any(status.overflow for status in kernel.status)
     recorded: dict[str, FaultRecord] = {}  # the last fault of each requester that got into the register
-    bucket = _Bucket()
+    bucket = Bucket(_REPORTS)
     for index, (fault, count) in enumerate(zip(faults, printed, strict=True)):
         if count:
             recorded[fault.requester] = fault
@@ -141,30 +150,8 @@ def _explain(faults: Sequence[FaultRecord], printed: Sequence[int], kernel: Kern
             causes[index] = _budget_words(kernel)
         elif bucket.empty(fault.time):
             recorded[fault.requester] = fault
-            causes[index] = f"the kernel's rate limit (three reports printed in the {_INTERVAL:g} s before)"
+            causes[index] = f"the kernel's rate limit (three reports printed in the {INTERVAL:g} s before)"
     return causes
-
-
-class _Bucket:
-    """The reports that the kernel printed in the last interval; without times, all of them."""
-
-    def __init__(self) -> None:
-        self._taken: deque[tuple[float | None, int]] = deque()
-        self._reports = 0
-
-    def take(self, time: float | None, reports: int) -> None:
-        self._taken.append((time, reports))
-        self._reports += reports
-
-    def empty(self, now: float | None) -> bool:
-        """Whether the share of the interval before ``now`` is used up."""
-        while now is not None and self._taken:
-            time, reports = self._taken[0]
-            if time is None or now - time <= _INTERVAL:
-                break
-            self._taken.popleft()
-            self._reports -= reports
-        return self._reports >= _REPORTS
 
 
 def _near(earlier: FaultRecord, fault: FaultRecord) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from harness.results import FaultRecord
+from harness.results import FaultRecord, Vendor
 
 REASONS: Final[dict[int, str]] = {
     0x00: "software",
@@ -100,10 +100,20 @@ _READ: Final = frozenset({0x06, 0x86})
 _WRITE: Final = frozenset({0x05, 0x85})
 
 
-def reason_name(code: int | None) -> str:
+_OTHER_REASONS: Final[dict[tuple[Vendor, int], str]] = {
+    ("virtio", 0): "unknown",
+    ("virtio", 1): "no domain attached",
+    ("virtio", 2): "no mapping, or not with this access",
+    ("amd", 2): "IO_PAGE_FAULT",
+}
+
+
+def reason_name(code: int | None, vendor: Vendor = "intel") -> str:
     """The name of a fault reason; a code that VT-d does not define is said to be so."""
     if code is None:
         return "reason not said"
+    if vendor in ("virtio", "amd"):
+        return _OTHER_REASONS.get((vendor, code), f"reason not defined by {vendor}")
     return REASONS.get(code, "reason not defined by VT-d")
 
 
@@ -132,7 +142,7 @@ def describe(fault: FaultRecord) -> str:
         words.append(f"PASID {fault.pasid:#x}")
     text = " ".join(words)
     text += "" if fault.reason is None else f", reason 0x{fault.reason:02x}"
-    text += f" ({reason_name(fault.reason)})"
+    text += f" ({reason_name(fault.reason, fault.vendor)})"
     if fault.count > 1:
         text += f", {fault.count} times"
     if fault.step is not None:

@@ -1,4 +1,4 @@
-"""Fault records out of QEMU's trace (``-trace vtd_dmar_fault``): the ground truth.
+"""Fault records out of QEMU's trace (``-trace vtd_dmar_fault`` and the like): the ground truth.
 
 QEMU walks a refused DMA word by word and prints a line for each, before the emulated fault register or the guest's
 kernel suppress anything. ``collapse`` makes one fault of the lines that belong together.
@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from harness.fault.viommu_trace import ViommuTrace, requester_name
 from harness.results import Evidence, FaultRecord, StepEvidence
 
 PAGE_SHIFT: Final = 12
@@ -24,11 +25,6 @@ _FAULT: Final = re.compile(
 _CLAMP: Final = "EDU: clamping DMA"
 
 
-def requester_name(sid: int) -> str:
-    """A 16-bit source id as ``bus:device.function``."""
-    return f"{sid >> 8 & 0xFF:02x}:{sid >> 3 & 0x1F:02x}.{sid & 7}"
-
-
 def parse_trace(lines: Iterable[str], step: int | None = None) -> tuple[FaultRecord, ...]:
     """One record for each fault line, in order; every other line is passed over.
 
@@ -37,7 +33,9 @@ def parse_trace(lines: Iterable[str], step: int | None = None) -> tuple[FaultRec
         step: the step during which the lines appeared.
     """
     found: list[FaultRecord] = []
+    others = ViommuTrace(step)
     for number, line in enumerate(lines, 1):
+        found += others.line(number, line)
         for match in _FAULT.finditer(line):
             reason, address, write, time = match.group("reason", "address", "write", "time")
             found.append(
@@ -52,6 +50,7 @@ def parse_trace(lines: Iterable[str], step: int | None = None) -> tuple[FaultRec
                     time=None if time is None else float(time),
                 )
             )
+    found += others.end()
     return tuple(found)
 
 

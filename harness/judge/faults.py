@@ -42,7 +42,10 @@ class _Wanted:
         """
         if fault.step is None or (self.step is not None and fault.step != self.step):
             return False
-        if (fault.requester, fault.access, fault.reason) != (self.requester, self.expect.access, self.expect.reason):
+        if (fault.requester, fault.vendor, fault.reason) != (self.requester, self.expect.vendor, self.expect.code):
+            return False
+        # amd-iommu's trace does not say whether it was a read.
+        if fault.access != self.expect.access and (fault.access is not None or fault.vendor != "amd"):
             return False
         address = self.address(fault.step)
         if address is None or fault.address is None:
@@ -65,7 +68,7 @@ class _Wanted:
         step = "" if expect.step is None else f", step {expect.step}"
         return (
             f"{device}{requester} {expect.access} {place},"
-            f" reason 0x{expect.reason:02x} ({reason_name(expect.reason)}){step}"
+            f" reason 0x{expect.code:02x} ({reason_name(expect.code, expect.vendor)}){step}"
         )
 
 

@@ -1,7 +1,7 @@
 """Topology to command line: the QEMU arguments for a machine.
 
 Slots of bus 0 that the harness uses itself: 10 to 17 (hex) root ports, whose buses the firmware numbers 1 to 8 in that
-order; 1c virtio-iommu; 1d virtio-serial; 1e pvpanic. Everything else on bus 0 is free for devices under test.
+order; 1c virtio-iommu or AMD's IOMMU; 1d virtio-serial; 1e pvpanic. Everything else on bus 0 is free for devices under test.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from harness.errors import ConfigurationError
-from harness.machine.devices import device_arguments, without_descriptors
-from harness.machine.spec import MachineSpec
+from harness.machine.devices import device_arguments, filler_arguments, without_descriptors
+from harness.machine.spec import TABLE_OF_BUSES, Iommu, MachineSpec
 
 CONTROL_PORT = "org.usdm-harness.control"
 SSH_PORT = "org.usdm-harness.ssh"
@@ -25,8 +26,18 @@ SSH_DEVICE = "sshport"
 # Self-tests of cryptography that nothing here uses: 0.3 to 0.5 s of a boot under TCG (docs/performance.md).
 _NO_SELF_TESTS = ("cryptomgr.notests", "initcall_blacklist=jent_mod_init,crypto_kdf108_init")
 RAM_OBJECT = "ram0"
+# QEMU's trace events by which a vIOMMU tells of each refused access (harness/fault/trace.py reads them).
+_FAULT_EVENTS: Final[dict[Iommu, tuple[str, ...]]] = {
+    "intel": ("vtd_dmar_fault",),
+    # Only the translation says whether the device read or wrote.
+    "virtio": ("virtio_iommu_report_fault", "virtio_iommu_translate"),
+    "amd": ("amdvi_page_fault", "amdvi_translation_result"),
+    "none": ("vtd_dmar_fault",),
+}
 _FIRST_PORT_SLOT = 0x10
-_MAX_PORTS = 8
+MAX_PORTS = 8
+_LAST_BUS: Final = 0xFE
+_AMD_FUNCTION: Final = "amdfunction"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +98,23 @@ def kernel_command_line(spec: MachineSpec) -> str:
     if spec.iommu == "virtio":
         # It remaps no interrupts, without which VFIO refuses a group unless it is told that this is all right.
         words.append("vfio_iommu_type1.allow_unsafe_interrupts=1")
+    if spec.any_function:
+        words.append("pci=pcie_scan_all")
     return " ".join([*words, *spec.kernel_args])
+
+
+def port_address(port: int) -> str:
+    """Where a root port is, by its number, e.g. ``00:10.0`` for port 1."""
+    return f"00:{_FIRST_PORT_SLOT + port - 1:02x}.0"
 
 
 def _topology(spec: MachineSpec, disks: Mapping[str, int], properties: Mapping[str, frozenset[str]]) -> list[str]:
     """The root ports, and the devices under test."""
-    highest = max((device.bdf[0] for device in spec.devices), default=0)
-    if not highest <= spec.buses <= _MAX_PORTS:
+    buses = sorted({device.bdf[0] for device in spec.devices} - {0})
+    if spec.buses > MAX_PORTS or len(buses) > spec.buses:
         raise ConfigurationError(
-            f"bus {max(highest, spec.buses):02x} is out of reach: a machine has root ports for at most the buses 01 to "
-            f"{_MAX_PORTS:02x}, and this one has {spec.buses}"
+            f"devices on {len(buses)} buses and a machine with {spec.buses} root ports, of which there are at most "
+            f"{MAX_PORTS}: each port has one bus"
         )
     arguments: list[str] = []
     for bus in range(1, spec.buses + 1):
@@ -104,16 +122,19 @@ def _topology(spec: MachineSpec, disks: Mapping[str, int], properties: Mapping[s
             "driver": "pcie-root-port",
             "id": f"port{bus}",
             "bus": "pcie.0",
-            "addr": f"{_FIRST_PORT_SLOT + bus - 1:x}.0",
+            "addr": port_address(bus).removeprefix("00:"),
             "chassis": bus,
             "slot": bus,
             # A template's port is empty, and an empty slot's power is off: a clone's device would stay invisible.
             "power_controller_present": False,
             "hotplug": False,
         }
+        if bus == spec.buses and spec.iommu in TABLE_OF_BUSES:
+            port["bus-reserve"] = _LAST_BUS - bus
         arguments += ["-device", json.dumps(port)]
+    arguments += filler_arguments(spec)
     for number, device in enumerate(spec.devices):
-        arguments += device_arguments(device, number, disks, properties)
+        arguments += device_arguments(device, number, disks, properties, spec)
     return arguments
 
 
@@ -123,8 +144,13 @@ def _iommu(spec: MachineSpec, properties: Mapping[str, frozenset[str]]) -> list[
         return []
     if spec.iommu == "intel":
         wanted = {"driver": "intel-iommu", "intremap": "on", "caching-mode": True, "aw-bits": spec.aw_bits}
+    elif spec.iommu == "amd":
+        wanted = {"driver": "amd-iommu", "intremap": "on", "dma-remap": True, "pci-id": _AMD_FUNCTION}
     else:
-        wanted = {"driver": "virtio-iommu-pci", "bus": "pcie.0", "addr": "1c.0", "aw-bits": spec.aw_bits}
+        wanted = {"driver": "virtio-iommu-pci", "bus": "pcie.0", "addr": "1c.0"}
+        # QEMU before 9.0 cannot limit the width.
+        if spec.aw_bits != MachineSpec().aw_bits or "aw-bits" in properties.get("virtio-iommu-pci", frozenset()):
+            wanted["aw-bits"] = spec.aw_bits
     driver = str(wanted["driver"])
     known = properties.get(driver, frozenset())
     missing = sorted(name for name in wanted if name not in ("driver", "bus", "addr") and name not in known)
@@ -133,7 +159,10 @@ def _iommu(spec: MachineSpec, properties: Mapping[str, frozenset[str]]) -> list[
             f"this QEMU build's {driver} lacks the properties {', '.join(missing)}",
             hint="choose another build with --qemu; 'harness qemu list' shows them",
         )
-    return ["-device", json.dumps(wanted)]
+    # AMD's IOMMU is a function of bus 0 too; by itself it takes the first slot that is free.
+    function = {"driver": "AMDVI-PCI", "id": _AMD_FUNCTION, "bus": "pcie.0", "addr": "1c.0"}
+    before = ["-device", json.dumps(function)] if spec.iommu == "amd" else []
+    return [*before, "-device", json.dumps(wanted)]
 
 
 def build_argv(
@@ -189,7 +218,9 @@ def build_argv(
     argv += _topology(spec, wiring.disks, properties)
     # A comma inside an option's value is written twice.
     argv += ["-chardev", f"file,id=console,path={str(wiring.console).replace(',', ',,')}", "-serial", "chardev:console"]
-    argv += ["-D", str(wiring.log), "-d", "guest_errors", "-trace", "vtd_dmar_fault", "-msg", "timestamp=on"]
+    argv += ["-D", str(wiring.log), "-d", "guest_errors", "-msg", "timestamp=on"]
+    for event in _FAULT_EVENTS[spec.iommu]:
+        argv += ["-trace", event]
     if incoming:
         argv += ["-S", "-incoming", "defer"]
     argv += ["-kernel", str(boot.kernel), "-initrd", str(boot.initrd), "-append", kernel_command_line(spec)]

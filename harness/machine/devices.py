@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 
 from harness.errors import ConfigurationError, InfrastructureError
-from harness.machine.spec import DeviceSpec
+from harness.machine.spec import DeviceSpec, MachineSpec
 
 NAMESPACE_BYTES = 16 << 20
 """Size of an nvme's namespace; its sectors have 512 bytes."""
@@ -22,7 +22,11 @@ _FDSET = "/dev/fdset/"
 
 
 def device_arguments(
-    device: DeviceSpec, number: int, disks: Mapping[str, int], properties: Mapping[str, frozenset[str]]
+    device: DeviceSpec,
+    number: int,
+    disks: Mapping[str, int],
+    properties: Mapping[str, frozenset[str]],
+    spec: MachineSpec,
 ) -> list[str]:
     """The arguments that put a device into the machine; none for a VF.
 
@@ -31,14 +35,14 @@ def device_arguments(
         number: its place among the devices, from 0.
         disks: name of each nvme to the descriptor of its namespace's memory.
         properties: device name to the names of its properties, as probed on this build.
+        spec: the machine that has it.
 
     Raises:
         ConfigurationError: the build has no such device, or not with SR-IOV.
     """
     if device.model == "vf":
         return []
-    bus, slot, function = device.bdf
-    where: dict[str, object] = {"bus": "pcie.0" if bus == 0 else f"port{bus}", "addr": f"{slot:x}.{function:x}"}
+    where = _place(device.bdf, spec)
     if device.model == "edu":
         return _device({"driver": "edu", "id": device.name, **where, "dma_mask": _EDU_MASK})
     wanted = "sriov_max_vfs" if device.vfs else "max_ioqpairs"
@@ -58,6 +62,30 @@ def device_arguments(
         # All controllers of the subsystem have it: the PF and each VF.
         *_device({"driver": "nvme-ns", "bus": device.name, "drive": data, "nsid": 1, "shared": True}),
     ]
+
+
+def filler_arguments(spec: MachineSpec) -> list[str]:
+    """The arguments for what must be beside devices at functions other than 0.
+
+    A function is looked for where function 0 of its slot is. So a slot that has no device there gets one that does
+    nothing.
+    """
+    arguments: list[str] = []
+    there = {device.bdf for device in spec.devices if device.model != "vf"}
+    for bus, slot in sorted({(bus, slot) for bus, slot, function in there if function}):
+        if (bus, slot, 0) not in there:
+            filler = {"driver": "pci-testdev", "id": f"filler.{bus:02x}.{slot:02x}"}
+            arguments += _device({**filler, **_place((bus, slot, 0), spec)})
+    return arguments
+
+
+def _place(bdf: tuple[int, int, int], spec: MachineSpec) -> dict[str, object]:
+    bus, slot, function = bdf
+    where: dict[str, object] = {"bus": f"port{spec.port_of[bus]}" if bus else "pcie.0", "addr": f"{slot:x}.{function:x}"}
+    slots = [device.bdf[:2] for device in spec.devices if device.model != "vf" and device.bdf[2]]
+    if not function and (bus, slot) in slots:
+        where["multifunction"] = True
+    return where
 
 
 def _device(properties: dict[str, object]) -> list[str]:

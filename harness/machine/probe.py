@@ -17,11 +17,11 @@ from harness.paths import cache_dir
 
 _SECONDS = 30.0
 _DEVICES = (
-    *("intel-iommu", "virtio-iommu-pci", "edu", "nvme", "pcie-root-port", "pvpanic-pci"),
+    *("intel-iommu", "virtio-iommu-pci", "amd-iommu", "edu", "nvme", "pcie-root-port", "pvpanic-pci"),
     *("virtio-serial-pci", "virtserialport"),
 )
 _MIGRATION = "query-migrate-capabilities"
-_FORMAT = 4
+_FORMAT = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,8 @@ def best_method(capabilities: Capabilities) -> Method:
 
 def can_load(capabilities: Capabilities, spec: MachineSpec) -> bool:
     """Whether a build can load a frozen state into a machine, that is, have the machine as a clone."""
+    if spec.iommu == "amd":  # amd-iommu keeps QEMU from writing a state
+        return False
     return capabilities.version >= _NVME_MIGRATES or all(device.model != "nvme" for device in spec.devices)
 
 

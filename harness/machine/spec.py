@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
+
+Iommu = Literal["intel", "virtio", "amd", "none"]
+
+TABLE_OF_BUSES: Final[frozenset[Iommu]] = frozenset({"virtio"})
+"""The firmware's table names the buses that these serve, as the root ports have them when it is written. So the last
+port reserves all that are left, and gives them up when another port gets one."""
 
 _BDF = re.compile(r"([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])")
 
@@ -45,17 +51,20 @@ class MachineSpec:
     """What a guest runs on.
 
     Args:
-        iommu: ``intel`` for QEMU's intel-iommu, ``virtio`` for its virtio-iommu, ``none`` for a machine without one.
-        aw_bits: address width of the vIOMMU in bits: 39 or 48, of virtio-iommu also 36.
+        iommu: ``intel`` for QEMU's intel-iommu, ``virtio`` for its virtio-iommu, ``amd`` for its amd-iommu, ``none`` for
+            a machine without one.
+        aw_bits: address width of the vIOMMU in bits: 39 or 48, of virtio-iommu also 36, of amd-iommu 48.
         memory: guest memory in bytes.
         cpus: number of virtual CPUs.
         kernel_args: further words for the kernel's command line.
         devices: the devices under test.
         vm: whether a virtual machine runs inside the guest.
-        buses: number of root ports, 1 to 8; bus N (1 to ``buses``) is behind port N.
+        buses: number of root ports, 1 to 8; bus N (1 to ``buses``) is behind port N, see :attr:`port_of`.
+        any_function: whether devices behind the ports may be at other functions than 00.0: the kernel then looks for
+            them everywhere, and not only where PCI Express allows them.
     """
 
-    iommu: Literal["intel", "virtio", "none"] = "intel"
+    iommu: Iommu = "intel"
     aw_bits: int = 48
     memory: int = 512 << 20
     cpus: int = 1
@@ -63,6 +72,28 @@ class MachineSpec:
     devices: tuple[DeviceSpec, ...] = ()
     buses: int = 4
     vm: bool = False
+    any_function: bool = False
+
+    @property
+    def port_of(self) -> dict[int, int]:
+        """Bus of each device that is behind a root port, to the number of the port.
+
+        A port has the bus of its own number. A device on a higher bus is behind a port that no other bus needs, and the
+        guest gives that port the bus (:attr:`renumbered`). So a template serves every bus.
+        """
+        wanted = sorted({device.bdf[0] for device in self.devices} - {0})
+        ports = {bus: bus for bus in wanted if bus <= self.buses}
+        free = [port for port in range(1, self.buses + 1) if port not in ports]
+        higher = [bus for bus in wanted if bus > self.buses]
+        return ports | dict(zip(higher, free, strict=False))
+
+    @property
+    def renumbered(self) -> dict[int, int]:
+        """Number of each root port to the bus that the guest must give it."""
+        numbers = {port: bus for bus, port in self.port_of.items() if port != bus}
+        if numbers and self.iommu in TABLE_OF_BUSES:
+            numbers.setdefault(self.buses, self.buses)
+        return numbers
 
     @property
     def frozen(self) -> MachineSpec:

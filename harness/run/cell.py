@@ -13,6 +13,7 @@ from typing import Any, Literal
 from harness import __version__
 from harness.deadline import Deadline
 from harness.errors import FailureClass, HarnessError
+from harness.fault import without_translations
 from harness.guest.freeze import get_template
 from harness.guest.guest import Guest, running_guest
 from harness.judge import judge, judge_both
@@ -236,13 +237,13 @@ class _TraceReader:
         self._offset = path.stat().st_size
 
     def new_lines(self) -> tuple[str, ...]:
-        """Whole lines only; QEMU writes line by line before a DMA is reported as done."""
+        """Whole lines only, of those that tell of a fault or a complaint; QEMU writes line by line before a DMA is reported as done."""
         with self._path.open("rb") as file:
             file.seek(self._offset)
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
-        return tuple(whole.decode("utf-8", errors="replace").splitlines())
+        return without_translations(whole.decode("utf-8", errors="replace").splitlines())
 
 
 def _versions(cell: Cell, resources: Resources, collected: _Collected) -> Versions:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import ConfigurationError, InfrastructureError
+from harness.machine.argv import MAX_PORTS
 from harness.machine.spec import DeviceSpec, MachineSpec
 from harness.paths import scenarios_dir
 from harness.run.kernels import kernel_with
@@ -167,8 +168,11 @@ def unmet(cell: Cell, resources: Resources) -> str | None:
         resources: the builds, images and the library of the run.
     """
     library, image = resources.library, resources.images[cell.kernel]
+    emulation = resources.emulations[cell.qemu]
+    if cell.scenario.machine.iommu == "amd" and "dma-remap" not in emulation.capabilities.properties.get("amd-iommu", ()):
+        return f"needs QEMU >=11 for iommu: amd, this is {emulation.build.version}, whose amd-iommu remaps no DMA"
     reason = cell.scenario.needs.unmet(
-        qemu=resources.emulations[cell.qemu].build.version,
+        qemu=emulation.build.version,
         kernel=image.kernel_release,
         implementation=cell.implementation,
         libusdm=library.version if library else "",
@@ -192,7 +196,8 @@ def machine_spec(scenario: Scenario) -> MachineSpec:
         DeviceSpec(name, device.model, machine.address(name), device.vfs, device.of or "")
         for name, device in machine.devices.items()
     )
-    highest = max((device.bdf[0] for device in devices), default=0)
+    buses = {device.bdf[0] for device in devices} - {0}
+    highest = max((bus for bus in buses if bus <= MAX_PORTS), default=0)
     return MachineSpec(
         iommu=machine.iommu,
         aw_bits=machine.aw_bits,
@@ -202,5 +207,6 @@ def machine_spec(scenario: Scenario) -> MachineSpec:
         devices=devices,
         vm=machine.vm,
         # Machines whose devices differ only in their place share a template.
-        buses=4 if highest <= 4 else 8,
+        buses=4 if highest <= 4 and len(buses) <= 4 else MAX_PORTS,
+        any_function=any(device.bdf[0] and device.bdf[1:] != (0, 0) for device in devices if device.model != "vf"),
     )

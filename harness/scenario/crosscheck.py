@@ -17,7 +17,7 @@ from harness.scenario.args import Args, Compare, ContainerMap, DmaArgs, Fill, Ma
 from harness.scenario.args_function import PhysicalAddress, Remap
 from harness.scenario.base import Model
 from harness.scenario.engines import dma_problem
-from harness.scenario.expect import FaultExpect, StepExpect
+from harness.scenario.expect import OTHER_REASONS, FaultExpect, StepExpect
 from harness.scenario.machine import Machine
 from harness.scenario.problems import Problem, suggest
 from harness.scenario.steps import KINDS, NESTED, expect_keys
@@ -26,6 +26,11 @@ from harness.scenario.yaml_marks import Document, Path_
 
 _M = TypeVar("_M", bound=Model)
 _ON_CLOSED_DEVICES = ("open", "register", "pass_through", "mappings", "unbind", "unplug")
+# The vIOMMUs whose tables are not read: what they are called, and why.
+_NO_TABLES = {
+    "virtio": ("virtio-iommu", "virtio-iommu has no tables in the guest's memory: use iommu: intel"),
+    "amd": ("amd-iommu", "only VT-d's tables are read: use iommu: intel"),
+}
 _OUTSIDE = 3  # parts of the path of a step's arguments that is in no other step
 
 
@@ -74,6 +79,7 @@ class _CrossCheck:
         self._file = file
         self._problems: list[Problem] = []
         self._vm = False
+        self._iommu: str | None = None
         self._ids: dict[str, tuple[int, str | None]] = {}  # id: line, kind
 
     def _add(self, path: Path_, message: str, hint: str | None = None, *, key: bool = False) -> None:
@@ -84,6 +90,7 @@ class _CrossCheck:
         if machine is not None:
             self._machine(machine)
             self._vm = machine.vm
+            self._iommu = machine.iommu
         raw = data.get("machine")
         devices = raw.get("devices", {}) if isinstance(raw, dict) else None
         known = {name: one for name, one in devices.items() if is_name(name)} if isinstance(devices, dict) else None
@@ -94,11 +101,9 @@ class _CrossCheck:
         steps = data.get("steps")
         if isinstance(steps, tuple):
             self._steps(steps, ("steps",), names)
-            if machine is not None and machine.iommu == "virtio":
-                hint = "faults of virtio-iommu have no witness here: use iommu: intel"
-                self._forbid(steps, ("steps",), ("dma_read", "dma_write"), "DMA behind virtio-iommu", hint)
-                hint = "virtio-iommu has no tables in the guest's memory: use iommu: intel"
-                self._forbid(steps, ("steps",), ("mappings",), "mappings behind virtio-iommu", hint)
+            if machine is not None and machine.iommu in _NO_TABLES:
+                what, hint = _NO_TABLES[machine.iommu]
+                self._forbid(steps, ("steps",), ("mappings",), f"mappings behind {what}", hint)
         expect = data.get("expect")
         if isinstance(expect, dict):
             self._faults(expect, ("expect",), names)
@@ -141,7 +146,7 @@ class _CrossCheck:
             if at in taken:
                 message = f"expected an address of its own, found {at}, which is '{taken[at]}'"
                 where: Path_ = (*path, "at" if device.model != "vf" else "number")
-                self._add(where, message, "each device needs its own bus: 01:00.0 to 08:00.0")
+                self._add(where, message, "another bus is always free: 01:00.0 to fe:00.0")
             taken.setdefault(at, name)
 
     def _steps(self, steps: tuple[Any, ...], at: Path_, names: _Names) -> None:
@@ -309,6 +314,7 @@ class _CrossCheck:
             self._device(fault.device, (*path, "device"), names)
         if fault.buffer is not None:
             self._buffer(fault.buffer, (*path, "buffer"), names)
+        self._reason(fault, (*path, "reason"))
         if fault.step is None:
             return
         if fault.step not in self._ids:
@@ -319,3 +325,16 @@ class _CrossCheck:
         if kind != f"dma_{fault.access}":
             message = f"expected a step of kind dma_{fault.access}, found '{fault.step}', a {kind}"
             self._add((*path, "step"), message, f"the step is in line {line}")
+
+    def _reason(self, fault: FaultExpect, path: Path_) -> None:
+        """Refuse a reason that the machine's vIOMMU does not have."""
+        if self._iommu is None or self._iommu == fault.vendor:
+            return
+        if self._iommu == "none":
+            self._add(path, "expected no fault of a machine without a vIOMMU, found one", "take it away")
+            return
+        names = [name for name, (vendor, _) in OTHER_REASONS.items() if vendor == self._iommu]
+        wanted = " or ".join(names) or "a number"
+        found = f"0x{fault.code:02x}" if fault.vendor == "intel" else f"'{fault.reason}'"
+        message = f"expected a reason of iommu: {self._iommu} ({wanted}), found {found}"
+        self._add(path, message, f"it is one of iommu: {fault.vendor}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -101,6 +101,15 @@ def exactly_one(first: str, second: str, model: Model) -> None:
         raise refuse(f"exactly one of {first} and {second}", found, f"write {first} or {second}", quote=False)
 
 
+OTHER_REASONS: Final[dict[str, tuple[Literal["virtio", "amd"], int]]] = {
+    "unknown": ("virtio", 0),
+    "domain": ("virtio", 1),
+    "mapping": ("virtio", 2),
+    "io_page_fault": ("amd", 2),
+}
+"""The reasons of vIOMMUs other than VT-d, which are written by name: whose it is, and its code there."""
+
+
 class FaultExpect(Model):
     """A refused DMA that must be reported."""
 
@@ -110,12 +119,22 @@ class FaultExpect(Model):
     address: Address | None = Field(default=None, description="The IOVA. Compared by page: the kernel prints no more.")
     buffer: Name | None = Field(default=None, description="Or the buffer whose IOVA it is.")
     offset: SignedSize = Field(default=0, description="Offset from the buffer's IOVA, negative for a place before it.")
-    reason: int = Field(
-        ge=1,
-        le=0xFF,
-        description="VT-d's fault reason: 4 beyond the address width, 5 no write permission, 6 no read permission.",
+    reason: Annotated[int, Field(ge=1, le=0xFF)] | Literal["unknown", "domain", "mapping", "io_page_fault"] = Field(
+        description="VT-d's fault reason: 4 beyond the address width, 5 no write permission, 6 no read permission. With "
+        "iommu: virtio the reason by its name: mapping (no mapping, or not with this access), domain, unknown. With "
+        "iommu: amd the name of the event: io_page_fault.",
     )
     step: Name | None = Field(default=None, description="The id of the step that causes it.")
+
+    @property
+    def vendor(self) -> Literal["intel", "virtio", "amd"]:
+        """Whose fault it is."""
+        return "intel" if isinstance(self.reason, int) else OTHER_REASONS[self.reason][0]
+
+    @property
+    def code(self) -> int:
+        """The reason as that vIOMMU's code."""
+        return self.reason if isinstance(self.reason, int) else OTHER_REASONS[self.reason][1]
 
     @model_validator(mode="after")
     def _one_of(self) -> FaultExpect:

@@ -12,15 +12,16 @@ from harness.scenario.base import Model
 from harness.scenario.values import Bdf, Name, Requirement, Size, Word, refuse, satisfies, split_bdf
 
 _MIB = 1 << 20
-_MAX_BUS = 8
+_MAX_BUS = 0xFE
+_NUMBERED_BUSES = 8  # those that the firmware numbers
+_MAX_PORTS = 8
 _MAX_SLOT_OF_BUS_0 = 0x0F
 
 
 def _reachable(value: str) -> str:
-    bus, device, function = split_bdf(value)
-    good = 1 <= device <= _MAX_SLOT_OF_BUS_0 if bus == 0 else bus <= _MAX_BUS and device == 0
-    if not good or function:
-        hint = "each bus from 01 to 08 holds one device at bb:00.0; bus 00 holds devices at 00:01.0 to 00:0f.0"
+    bus, device, _ = split_bdf(value)
+    if bus > _MAX_BUS or (bus == 0 and not 1 <= device <= _MAX_SLOT_OF_BUS_0):
+        hint = "the buses 01 to fe hold devices anywhere, bus 00 at 00:01.0 to 00:0f.7"
         raise refuse("a PCI address where a device can be", value, hint)
     return value
 
@@ -52,8 +53,8 @@ class Device(Model):
     )
     at: Annotated[Bdf, AfterValidator(_reachable)] | None = Field(
         default=None,
-        description="Where the guest sees it, bus:device.function: 01:00.0 to 08:00.0 behind a root port each, or "
-        "00:01.0 to 00:0f.0 (edu only). A VF has none: its number says where it is.",
+        description="Where the guest sees it, bus:device.function. An nvme: 01:00.0 to fe:00.0, each bus behind a "
+        "root port. An edu: anywhere on these buses, or from 00:01.0 to 00:0f.7. A VF has none: its number says where.",
     )
     vfs: int = Field(default=0, ge=0, le=127, description="nvme: how many VFs it offers; 0, the default, is no SR-IOV.")
     of: Name | None = Field(default=None, description="vf: the PF, by its name.")
@@ -76,18 +77,18 @@ class Device(Model):
             raise refuse("an address", "none", 'write at: "02:00.0"', quote=False)
         if self.model == "edu" and self.vfs:
             raise refuse("VFs of an nvme only", "vfs beside model: edu", "edu has no SR-IOV", quote=False)
-        if self.model == "nvme" and self.at.startswith("00:"):
-            raise refuse("an nvme behind a root port", self.at, "01:00.0 to 08:00.0")
+        if self.model == "nvme" and (self.at.startswith("00:") or not self.at.endswith(":00.0")):
+            raise refuse("an nvme behind a root port, at function 00.0", self.at, "01:00.0 to fe:00.0; its VFs follow it")
         return self
 
 
 class Machine(Model):
     """What the guest runs on."""
 
-    iommu: Literal["intel", "virtio", "none"] = Field(
+    iommu: Literal["intel", "virtio", "amd", "none"] = Field(
         default="intel",
-        description="intel: QEMU's intel-iommu. virtio: its virtio-iommu, without a witness for faults, so without "
-        "DMA. none: a machine without a vIOMMU.",
+        description="intel: QEMU's intel-iommu. virtio: its virtio-iommu. amd: its amd-iommu (QEMU 11.1 and "
+        "later). none: a machine without a vIOMMU.",
     )
     aw_bits: Literal[36, 39, 48] = Field(
         default=48, description="Address width of the vIOMMU in bits; 36 of virtio only."
@@ -114,8 +115,21 @@ class Machine(Model):
 
     @model_validator(mode="after")
     def _width(self) -> Machine:
+        if self.aw_bits != 48 and self.iommu == "amd":
+            raise refuse("aw_bits 48", self.aw_bits, "the width of iommu: amd cannot be chosen")
         if self.aw_bits == 36 and self.iommu != "virtio":
             raise refuse("aw_bits 39 or 48", self.aw_bits, "36 bits are possible with iommu: virtio only")
+        return self
+
+    @model_validator(mode="after")
+    def _ports(self) -> Machine:
+        buses = {split_bdf(device.at)[0] for device in self.devices.values() if device.at is not None} - {0}
+        if len(buses) > _MAX_PORTS:
+            raise refuse(f"devices on at most {_MAX_PORTS} buses", len(buses), "a machine has a root port for each bus")
+        if self.iommu == "amd" and max(buses, default=0) > _NUMBERED_BUSES:
+            found = f"bus {max(buses):02x}"
+            hint = "the firmware's table for AMD's IOMMU names no other bus"
+            raise refuse(f"buses 00 to {_NUMBERED_BUSES:02x} with iommu: amd", found, hint, quote=False)
         return self
 
     def address(self, name: str) -> str:
