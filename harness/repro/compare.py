@@ -36,11 +36,16 @@ def aspects(wanted: FaultRecord, seen: FaultRecord) -> tuple[Aspect, ...]:
         wanted: the fault of the given line.
         seen: the one that happened.
     """
+    vendor = wanted.vendor
+
+    def reason(code: object) -> str:
+        return f"0x{code:02x} {reason_name(code, vendor)}" if isinstance(code, int) else str(code)
+
     rows: list[tuple[str, object, object, Callable[[object], str]]] = [
         ("requester", _plain(wanted.requester), _plain(seen.requester), str),
         ("access", wanted.access, seen.access, str),
         ("address", _page(wanted.address), _page(seen.address), _hex),
-        ("reason", wanted.reason, seen.reason, _reason),
+        ("reason", wanted.reason, seen.reason, reason),
         ("PASID", wanted.pasid, seen.pasid, _hex),
     ]
     return tuple(
@@ -76,7 +81,3 @@ def _plain(requester: str) -> str:
 
 def _hex(value: object) -> str:
     return f"{value:#x}" if isinstance(value, int) else str(value)
-
-
-def _reason(value: object) -> str:
-    return f"0x{value:02x} {reason_name(value)}" if isinstance(value, int) else str(value)

@@ -9,10 +9,13 @@ from harness.results import FaultRecord
 
 
 def linux_line(fault: FaultRecord) -> str:
-    """The line of Linux 6.x for a fault of VT-d, without a time stamp.
-
-    For faults that no kernel saw (the bare tier), and for what a scenario expects of the kernel's log.
-    """
+    """The line of Linux 6.x for a fault, without a time stamp, where no kernel printed it."""
+    if fault.vendor == "amd":
+        return f"AMD-Vi: Event logged [IO_PAGE_FAULT device={fault.requester} address={fault.address or 0:#x}]"
+    if fault.vendor == "virtio":
+        bus, device, function = (int(part, 16) for part in fault.requester.replace(".", ":").split(":"))
+        endpoint = bus << 8 | device << 3 | function
+        return f"virtio_iommu virtio0: page fault from EP {endpoint} at {fault.address or 0:#x} []"
     kind = "INTR-REMAP" if fault.access == "interrupt" else f"DMA {(fault.access or '?').capitalize()}"
     pasid = "NO_PASID" if fault.pasid is None else f"PASID {fault.pasid:#x}"
     address = "?" if fault.address is None else f"{fault.address & -0x1000:#x}"

@@ -8,6 +8,7 @@ from harness.errors import ConfigurationError
 
 # First VF Offset and VF Stride of QEMU's nvme are 1, so VF n has the device and function number n.
 _MAX_VFS = 127
+_MAX_BUS = 0xFE
 _MAX_SLOT_OF_BUS_0 = 0x0F
 
 
@@ -30,34 +31,28 @@ class Place:
     bring_up: tuple[str, ...] = ()
 
 
-def place(requester: str) -> Place:
+def place(requester: str, *, vf: bool = True) -> Place:
     """The function at an address.
 
-    Function 00.0 of a bus, and slots of bus 0, are an edu device. Any other function is a VF, because that is how a
-    function comes to be there on hardware too: of an nvme at BB:00.0, number 8 * device + function.
+    A function other than 00.0 is a VF where it can be, because that is how it comes to be there on hardware too: of an
+    nvme at BB:00.0, number 8 * device + function. Everything else is an edu device.
 
     Args:
         requester: ``02:01.2``, in PCI domain 0.
+        vf: whether it may be a VF.
 
     Raises:
         NotReproducible: nothing can be put there.
     """
     bus, slot, function = (int(part, 16) for part in requester.replace(".", ":").split(":"))
-    if bus == 0:
-        if function or not 1 <= slot <= _MAX_SLOT_OF_BUS_0:
-            raise NotReproducible(
-                f"{requester} is a place of the emulated chipset",
-                hint="on bus 00 there is room from 00:01.0 to 00:0f.0; on every other bus for every function",
-            )
-        return Place("dut", (f'dut: {{model: edu, at: "{requester}"}}',))
-    number = slot << 3 | function
-    if number == 0:
-        return Place("dut", (f'dut: {{model: edu, at: "{requester}"}}',))
-    if number > _MAX_VFS:
+    if bus > _MAX_BUS or (bus == 0 and not 1 <= slot <= _MAX_SLOT_OF_BUS_0):
         raise NotReproducible(
-            f"{requester} would be VF {number} of {bus:02x}:00.0, and QEMU's nvme has at most {_MAX_VFS}",
-            hint=f"a line with a function up to {bus:02x}:0f.7 can be reproduced",
+            f"{requester} is a place of the emulated chipset",
+            hint="there is room from 00:01.0 to 00:0f.7, and for every function on the buses 01 to fe",
         )
+    number = slot << 3 | function
+    if not vf or bus == 0 or not 1 <= number <= _MAX_VFS:
+        return Place("dut", (f'dut: {{model: edu, at: "{requester}"}}',))
     return Place(
         "dut",
         (

@@ -9,12 +9,12 @@ from harness.fault import reason_name
 from harness.repro.kinds import State
 from harness.repro.line import line_pattern
 from harness.repro.place import NotReproducible, place
-from harness.repro.state import approach
+from harness.repro.state import VTD, approach
 from harness.results import FaultRecord
 
-# Whose line it is does not matter where the IOMMU is the same.
-_IOMMU: Final = {"intel": "intel", "xen": "intel", "freebsd": "intel"}
-_VENDORS: Final = {"amd": "AMD-Vi", "arm": "an SMMU", "virtio": "virtio-iommu"}
+_IOMMU: Final = {**dict.fromkeys(VTD, "intel"), "virtio": "virtio", "amd": "amd"}
+# The names that scenarios have for the reasons of other IOMMUs.
+_NAMES: Final = {"virtio": "mapping", "amd": "io_page_fault"}
 _DOMAIN = "0000:"
 
 
@@ -48,21 +48,28 @@ def plan(record: FaultRecord, line: str, state: State = State.NEVER_MAPPED) -> P
     """
     iommu = _IOMMU.get(record.vendor)
     if iommu is None:
-        raise NotReproducible(
-            f"the line is about {_VENDORS[record.vendor]}, and the faults that can be reproduced are those of VT-d"
-        )
+        raise NotReproducible("the line is about an SMMU of Arm's, and the machines of the harness are x86")
     remarks = []
     domain, requester = _split(record.requester)
     if domain not in ("", _DOMAIN):
         remarks.append(f"PCI domain {domain.rstrip(':')}: the emulated machine has domain 0000 only")
     if record.pasid is not None:
         remarks.append(f"PASID {record.pasid:#x}: the emulated devices make requests without PASID")
-    where = place(requester)
-    way = approach(record, where.device, state, sectors="vf" in where.devices[-1])
+    if record.vendor == "amd":
+        remarks.append("the kernel's line: QEMU's amd-iommu logs neither bus nor address nor access of a fault")
     wanted = record.model_copy(update={"requester": requester, "pasid": None})
-    fault = f"a {record.access} at {record.address or 0:#x} with reason 0x{record.reason or 0:02x}"
+    if wanted.access is None and record.vendor not in VTD:
+        remarks.append("the access: the line does not say it, a read is made")
+        wanted = wanted.model_copy(update={"access": "read"})
+    # virtio-iommu says the access only of a page that is mapped without it.
+    if record.vendor == "virtio" and record.access == "write" and state is State.NEVER_MAPPED:
+        state = State.READ_ONLY
+    where = place(requester, vf=record.vendor in VTD)
+    way = approach(wanted, where.device, state, sectors="vf" in where.devices[-1])
+    reason = _NAMES.get(record.vendor) or f"0x{record.reason or 0:02x}"
+    fault = f"a {wanted.access} at {record.address or 0:#x} with reason {reason}"
     lines = [
-        f"title: {requester} is refused {fault} ({reason_name(record.reason)})",
+        f"title: {requester} is refused {fault} ({reason_name(record.reason, record.vendor)})",
         f"source: {_quoted('a fault line: ' + line)}",
         f"description: {_quoted('Made from that line: ' + way.words + '.')}",
         "machine:",
@@ -80,11 +87,11 @@ def plan(record: FaultRecord, line: str, state: State = State.NEVER_MAPPED) -> P
         "    id: refused",
         "expect:",
         "  faults:",
-        f'    - {{requester: "{requester}", access: {record.access}, address: {record.address or 0:#x}, '
-        f"reason: 0x{record.reason or 0:02x}, step: refused}}",
-        "  kernel_log:",
-        f"    - {_quoted(line_pattern(wanted))}",
+        f'    - {{requester: "{requester}", access: {wanted.access}, address: {record.address or 0:#x}, '
+        f"reason: {reason}, step: refused}}",
     ]
+    if record.vendor in VTD:
+        lines += ["  kernel_log:", f"    - {_quoted(line_pattern(wanted))}"]
     return Plan(wanted, "\n".join(lines) + "\n", way.words, tuple(remarks))
 
 

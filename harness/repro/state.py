@@ -10,6 +10,11 @@ from harness.repro.place import NotReproducible
 from harness.results import FaultRecord
 
 BEYOND_WIDTH, NO_WRITE, NO_READ = 0x04, 0x05, 0x06
+# The same number of virtio-iommu and of AMD's IO_PAGE_FAULT.
+NO_MAPPING = 0x02
+VTD = ("intel", "xen", "freebsd")
+"""Whose lines are about VT-d, where it does not matter who prints them."""
+
 _PERMISSION = {NO_WRITE: "write", NO_READ: "read"}
 _MSI_WINDOW = range(0xFEE00000, 0xFEF00000)
 _WIDTHS = (48, 39)
@@ -49,28 +54,35 @@ def approach(record: FaultRecord, device: str, state: State, *, sectors: bool) -
         NotReproducible: Linux does not bring an IOMMU there, or the emulator does not refuse such an access.
     """
     address, reason = record.address, record.reason
+    if reason is None:
+        raise NotReproducible("the line lacks the reason", hint="it may have been cut off")
     if record.access == "interrupt":
-        raise NotReproducible(
-            f"Linux does not bring an IOMMU into the state of reason 0x{reason or 0:02x} ({reason_name(reason)})"
-        )
-    if record.access is None or address is None or reason is None:
-        raise NotReproducible("the line lacks the access, the address or the reason", hint="it may have been cut off")
+        raise _not_by_linux(record)
+    if record.access is None or address is None:
+        raise NotReproducible("the line lacks the access or the address", hint="it may have been cut off")
     _refuse_window(address, record.access)
     size = _NVME_BYTES if sectors else _EDU_BYTES
     step = f"dma_{record.access}: {{device: {device}, iova: {address:#x}, size: {size}}}"
-    if reason == BEYOND_WIDTH:
+    if record.vendor in VTD and reason == BEYOND_WIDTH:
         return Approach(_width(address), (), step, "the address is beyond the IOMMU's width")
-    if reason not in _PERMISSION:
-        raise NotReproducible(
-            f"Linux does not bring an IOMMU into the state of reason 0x{reason:02x} ({reason_name(reason)})"
-        )
-    if _PERMISSION[reason] != record.access:
+    if record.vendor in VTD and reason not in _PERMISSION:
+        raise _not_by_linux(record)
+    if record.vendor not in VTD and reason != NO_MAPPING:
+        raise _not_by_linux(record)
+    if record.vendor in VTD and _PERMISSION[reason] != record.access:
         raise NotReproducible(f"reason 0x{reason:02x} is about a {_PERMISSION[reason]}, the line about another access")
     if address >> _WIDTHS[0]:
         raise NotReproducible(
-            f"{address:#x} is beyond 48 bits, the emulated IOMMU's largest width, where it gives reason 0x04"
+            f"{address:#x} is beyond 48 bits, the emulated IOMMU's largest width, where the reason is another one"
         )
     return Approach(_WIDTHS[0], *_permission(device, address, size, record.access, state, step))
+
+
+def _not_by_linux(record: FaultRecord) -> NotReproducible:
+    name = reason_name(record.reason, record.vendor)
+    return NotReproducible(
+        f"Linux does not bring an IOMMU into the state of reason 0x{record.reason or 0:02x} ({name})"
+    )
 
 
 def _refuse_window(address: int, access: str) -> None:
