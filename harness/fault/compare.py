@@ -3,8 +3,8 @@
 Linux takes a token of a bucket of ten for each status line, each record and the final look for more, and fills the
 bucket every five seconds: after three whole reports it falls silent. The emulated IOMMU has one fault register: while
 a record is pending there, another fault of the same requester is dropped ("compression"), one of another requester sets
-the overflow bit. So a fault that only the trace has may be explained; one that only the kernel has never is. All this is
-VT-d's; how the others' are compared is in ``compare_viommu``.
+the overflow bit. So a fault that only the trace has may be explained; one that only the kernel has never is. This is
+VT-d's way; that of other vIOMMUs is in ``compare_viommu``.
 """
 
 from __future__ import annotations
@@ -82,11 +82,12 @@ def _match(faults: Sequence[FaultRecord], records: Sequence[FaultRecord]) -> tup
     for record in records:
         if is_viommu(record):
             # What is not said, or wrong, fits several; the kernel prints in the order of the faults.
-            index = next((i for i, f in enumerate(faults) if printed[i] < f.count and fits_viommu(record, f)), None)
-            if index is None:
+            free = (i for i, fault in enumerate(faults) if printed[i] < fault.count and fits_viommu(record, fault))
+            first = next(free, None)
+            if first is None:
                 strangers.append(record)
             else:
-                printed[index] += 1
+                printed[first] += 1
         elif record.access is None or record.address is None or record.reason is None:
             # A line that was cut off must not take the place of a whole one.
             partial.append(record)

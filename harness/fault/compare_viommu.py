@@ -4,9 +4,9 @@ Neither has a fault register that drops records: each refused word is an event f
 a kind in five seconds and no more: of virtio-iommu's faults ten of all devices, of AMD-Vi's ten of each device. QEMU's
 virtio-iommu has 256 buffers for events, which matters to nobody who sees ten lines.
 
-QEMU's amd-iommu (11.1) fills in an event wrongly: of the requester it has the device and function, but bus 0; the address
-is 0; the access is in bits of the flags that mean something else. So of AMD-Vi's lines only that is compared which is
-right, and a note says so. A line that is right in all is believed in all, should a later QEMU write one.
+QEMU's amd-iommu (11.1) fills in an event wrongly: of the requester it has the device and function, but bus 0; the
+address is 0; the access is in bits of the flags that mean something else. So of AMD-Vi's lines only that is compared
+which is right, and a note says so. Should a later QEMU write the right bus or address, they are compared too.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from harness.fault.rate_limit import INTERVAL, Bucket
+from harness.fault.trace import page_of
 from harness.results import FaultRecord
 
 _LINES: Final = 10
-_PAGE: Final = ~0xFFF
 
 
 def is_viommu(record: FaultRecord) -> bool:
@@ -36,7 +36,7 @@ def fits_viommu(record: FaultRecord, fault: FaultRecord) -> bool:
     if record.vendor != fault.vendor or record.reason not in (None, fault.reason):
         return False
     own = _plain(record.requester) == fault.requester
-    same_page = record.address is not None and fault.address is not None and not (record.address ^ fault.address) & _PAGE
+    same_page = page_of(record.address) == page_of(fault.address)
     if record.vendor == "amd":
         return (own or _plain(record.requester) == _on_bus_0(fault.requester)) and (same_page or record.address == 0)
     # virtio-iommu says the access only where there is a mapping that does not allow it.
@@ -64,10 +64,10 @@ def explain_viommu(faults: Sequence[FaultRecord], printed: Sequence[int]) -> lis
 
 def limits_of(faults: Sequence[FaultRecord], printed: Sequence[int]) -> tuple[str, ...]:
     """What the emulator is known to write wrongly into the events of these faults, where the kernel printed any."""
-    shown = sorted({fault.requester for fault, count in zip(faults, printed, strict=True) if count and fault.vendor == "amd"})
-    if not shown:
+    amd = {fault.requester for fault, count in zip(faults, printed, strict=True) if count and fault.vendor == "amd"}
+    if not amd:
         return ()
-    names = ", ".join(f"{_on_bus_0(requester)} for {requester}" for requester in shown)
+    names = ", ".join(f"{_on_bus_0(requester)} for {requester}" for requester in sorted(amd))
     return (
         "only the device, the function and the number of AMD-Vi's lines were compared: QEMU's amd-iommu writes neither "
         f"the bus of a requester ({names}) nor the address nor the access into its event log",

@@ -1,8 +1,9 @@
-"""Fault records of virtio-iommu and AMD-Vi out of the guest's kernel log, as the Linux of a scenario's guest prints them.
+"""Fault records of virtio-iommu and AMD-Vi out of the kernel log of a scenario's guest.
 
 ``virtio_iommu virtio0: page fault from EP 256 at 0x900000 [R]``: the endpoint is the requester ID in decimal, and the
 letters are there for a mapping that does not allow the access. ``vfio-pci 0000:00:05.0: AMD-Vi: Event logged
-[IO_PAGE_FAULT domain=0x0000 address=0x0 flags=0x0000]``, or with ``device=0000:00:05.0`` inside where no device is known.
+[IO_PAGE_FAULT domain=0x0000 address=0x0 flags=0x0000]``, or with ``device=0000:00:05.0`` inside where the kernel knows
+no device.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from harness.results import FaultRecord
 
 _REASONS: Final = {"unknown": 0, "domain": 1, "page": 2}
 _VIRTIO: Final = re.compile(
-    r"(?:\[\s{0,12}(?P<time>\d{1,10}\.\d{1,9})\] )?virtio_iommu \S{1,40}: (?P<reason>unknown|domain|page) fault from EP "
-    r"(?P<endpoint>\d{1,5})(?: at 0x(?P<address>[0-9a-f]{1,16}) \[(?P<access>[RWX]{0,3})\])?$"
+    r"(?:\[\s{0,12}(?P<time>\d{1,10}\.\d{1,9})\] )?virtio_iommu \S{1,40}: "
+    r"(?P<reason>unknown|domain|page) fault from EP (?P<endpoint>\d{1,5})"
+    r"(?: at 0x(?P<address>[0-9a-f]{1,16}) \[(?P<access>[RWX]{0,3})\])?$"
 )
 _AMD: Final = re.compile(
     r"(?:\[\s{0,12}(?P<time>\d{1,10}\.\d{1,9})\] )?"

@@ -1,8 +1,8 @@
 """Refused accesses in the traces of QEMU's virtio-iommu and amd-iommu, each of which takes two events to tell of one.
 
-virtio-iommu says with ``virtio_iommu_report_fault`` who was refused, where and why, and of a page that is not mapped not
-whether it was a read: that is in the ``virtio_iommu_translate`` before it. amd-iommu says with ``amdvi_page_fault``
-where, and with the ``amdvi_translation_result`` behind it who; nothing says whether it was a read.
+virtio-iommu says with ``virtio_iommu_report_fault`` who was refused, where and why; whether it was a read is in the
+``virtio_iommu_translate`` before it, except for a mapping that does not allow it. amd-iommu says with
+``amdvi_page_fault`` where, and with the ``amdvi_translation_result`` behind it who; nothing says whether it was a read.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from harness.results import FaultRecord
 AMD_PAGE_FAULT: Final = 2
 """Code of the event that AMD's IOMMU logs for a refused access: IO_PAGE_FAULT."""
 
-# QEMU's formats; "endpoint" and "rid" are requester IDs. Every number must be followed by what comes after it, or by the
-# end of the line, because a line cut short would else give a wrong number.
+# QEMU's formats; "endpoint" and "rid" are requester IDs. The last number ends the line: one that was cut off in the
+# middle can therefore be wrong, but evidence has whole lines only.
 _TRANSLATE: Final = re.compile(
-    r"\bvirtio_iommu_translate mr=\S{1,80} rid=(?P<rid>\d{1,5}) addr=0x(?P<address>[0-9a-f]{1,16}) flag=(?P<flag>[0-3])$"
+    r"\bvirtio_iommu_translate mr=\S{1,80} rid=(?P<rid>\d{1,5})"
+    r" addr=0x(?P<address>[0-9a-f]{1,16}) flag=(?P<flag>[0-3])$"
 )
 _REPORT: Final = re.compile(
     r"\bvirtio_iommu_report_fault FAULT reason=(?P<reason>\d{1,3}) flags=(?P<flags>\d{1,10})"
@@ -34,9 +35,7 @@ _RESULT: Final = re.compile(
     r" gpa 0x(?P<address>[0-9a-f]{1,16}) hpa 0x[0-9a-f]{1,16}$"
 )
 # The log target writes one of these before an event, by the build.
-_TIME: Final = re.compile(
-    r"(?P<date>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6})Z |\d{1,10}@(?P<seconds>\d{1,12}\.\d{1,9}):"
-)
+_TIME: Final = re.compile(r"(?P<date>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6})Z |\d{1,10}@(?P<seconds>\d{1,12}\.\d{1,9}):")
 _NAMES: Final = ("virtio_iommu_", "amdvi_")
 
 _WRITE: Final = 2  # both of a translation's flag and of a fault's flags; 1 is a read
@@ -78,10 +77,9 @@ class ViommuTrace:
         elif match := _PAGE_FAULT.search(text):
             yield from self.end()
             self._waiting = int(match["address"], 16), number, _time(text)
-        elif match := _RESULT.search(text):
-            if self._waiting is not None and self._waiting[0] == int(match["address"], 16):
-                yield self._amd(match["devid"], *self._waiting)
-                self._waiting = None
+        elif self._waiting and (match := _RESULT.search(text)) and self._waiting[0] == int(match["address"], 16):
+            yield self._amd(match["devid"], *self._waiting)
+            self._waiting = None
 
     def end(self) -> Iterable[FaultRecord]:
         """The fault that waits for a line that does not come."""
@@ -90,15 +88,16 @@ class ViommuTrace:
         self._waiting = None
 
     def _virtio(self, match: re.Match[str], number: int, time: float | None) -> FaultRecord:
-        requester, address, flags = int(match["rid"]), int(match["address"], 16), int(match["flags"])
-        if not flags & (_READ | _WRITE) and self._translated is not None and self._translated[:2] == (requester, address):
+        requester, address = int(match["rid"]), int(match["address"], 16)
+        flags = int(match["flags"]) & (_READ | _WRITE)
+        if not flags and self._translated is not None and self._translated[:2] == (requester, address):
             flags = self._translated[2]
         access: dict[int, Literal["read", "write"]] = {_READ: "read", _WRITE: "write"}
         return FaultRecord(
             witness="trace",
             vendor="virtio",
             requester=requester_name(requester),
-            access=access.get(flags & (_READ | _WRITE)),
+            access=access.get(flags),
             address=address,
             reason=int(match["reason"]),
             line=number,

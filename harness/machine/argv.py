@@ -1,7 +1,8 @@
 """Topology to command line: the QEMU arguments for a machine.
 
 Slots of bus 0 that the harness uses itself: 10 to 17 (hex) root ports, whose buses the firmware numbers 1 to 8 in that
-order; 1c virtio-iommu or AMD's IOMMU; 1d virtio-serial; 1e pvpanic. Everything else on bus 0 is free for devices under test.
+order; 1c virtio-iommu or AMD's IOMMU; 1d virtio-serial; 1e pvpanic. Everything else on bus 0 is free for devices under
+test.
 """
 
 from __future__ import annotations

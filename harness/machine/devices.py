@@ -81,7 +81,8 @@ def filler_arguments(spec: MachineSpec) -> list[str]:
 
 def _place(bdf: tuple[int, int, int], spec: MachineSpec) -> dict[str, object]:
     bus, slot, function = bdf
-    where: dict[str, object] = {"bus": f"port{spec.port_of[bus]}" if bus else "pcie.0", "addr": f"{slot:x}.{function:x}"}
+    parent = f"port{spec.port_of[bus]}" if bus else "pcie.0"
+    where: dict[str, object] = {"bus": parent, "addr": f"{slot:x}.{function:x}"}
     slots = [device.bdf[:2] for device in spec.devices if device.model != "vf" and device.bdf[2]]
     if not function and (bus, slot) in slots:
         where["multifunction"] = True

@@ -51,8 +51,8 @@ class MachineSpec:
     """What a guest runs on.
 
     Args:
-        iommu: ``intel`` for QEMU's intel-iommu, ``virtio`` for its virtio-iommu, ``amd`` for its amd-iommu, ``none`` for
-            a machine without one.
+        iommu: ``intel`` for QEMU's intel-iommu, ``virtio`` for its virtio-iommu, ``amd`` for its amd-iommu, ``none``
+            for a machine without one.
         aw_bits: address width of the vIOMMU in bits: 39 or 48, of virtio-iommu also 36, of amd-iommu 48.
         memory: guest memory in bytes.
         cpus: number of virtual CPUs.

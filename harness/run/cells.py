@@ -169,7 +169,8 @@ def unmet(cell: Cell, resources: Resources) -> str | None:
     """
     library, image = resources.library, resources.images[cell.kernel]
     emulation = resources.emulations[cell.qemu]
-    if cell.scenario.machine.iommu == "amd" and "dma-remap" not in emulation.capabilities.properties.get("amd-iommu", ()):
+    amd = emulation.capabilities.properties.get("amd-iommu", frozenset())
+    if cell.scenario.machine.iommu == "amd" and "dma-remap" not in amd:
         return f"needs QEMU >=11 for iommu: amd, this is {emulation.build.version}, whose amd-iommu remaps no DMA"
     reason = cell.scenario.needs.unmet(
         qemu=emulation.build.version,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from harness.scenario.base import Model
 from harness.scenario.defects import DEFECTS, OTHER
@@ -110,6 +110,25 @@ OTHER_REASONS: Final[dict[str, tuple[Literal["virtio", "amd"], int]]] = {
 """The reasons of vIOMMUs other than VT-d, which are written by name: whose it is, and its code there."""
 
 
+def _parse_reason(value: object) -> int | str:
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_REASON:
+        return value
+    if isinstance(value, str) and value in OTHER_REASONS:
+        return value
+    hint = f"a code of VT-d from 1 to {_MAX_REASON}, or with another vIOMMU one of {', '.join(OTHER_REASONS)}"
+    raise refuse("a fault reason", value, hint)
+
+
+_MAX_REASON: Final = 0xFF
+Reason = Annotated[
+    int | str,
+    BeforeValidator(_parse_reason),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 1, "maximum": _MAX_REASON}, {"enum": list(OTHER_REASONS)}]}
+    ),
+]
+
+
 class FaultExpect(Model):
     """A refused DMA that must be reported."""
 
@@ -119,10 +138,10 @@ class FaultExpect(Model):
     address: Address | None = Field(default=None, description="The IOVA. Compared by page: the kernel prints no more.")
     buffer: Name | None = Field(default=None, description="Or the buffer whose IOVA it is.")
     offset: SignedSize = Field(default=0, description="Offset from the buffer's IOVA, negative for a place before it.")
-    reason: Annotated[int, Field(ge=1, le=0xFF)] | Literal["unknown", "domain", "mapping", "io_page_fault"] = Field(
-        description="VT-d's fault reason: 4 beyond the address width, 5 no write permission, 6 no read permission. With "
-        "iommu: virtio the reason by its name: mapping (no mapping, or not with this access), domain, unknown. With "
-        "iommu: amd the name of the event: io_page_fault.",
+    reason: Reason = Field(
+        description="VT-d's fault reason: 4 beyond the address width, 5 no write permission, 6 no read permission. "
+        "With iommu: virtio the reason by its name: mapping (no mapping, or not with this access), domain, unknown. "
+        "With iommu: amd the name of the event: io_page_fault.",
     )
     step: Name | None = Field(default=None, description="The id of the step that causes it.")
 

@@ -78,7 +78,7 @@ class Device(Model):
         if self.model == "edu" and self.vfs:
             raise refuse("VFs of an nvme only", "vfs beside model: edu", "edu has no SR-IOV", quote=False)
         if self.model == "nvme" and (self.at.startswith("00:") or not self.at.endswith(":00.0")):
-            raise refuse("an nvme behind a root port, at function 00.0", self.at, "01:00.0 to fe:00.0; its VFs follow it")
+            raise refuse("an nvme behind a root port, at bb:00.0", self.at, "its VFs are at the functions behind it")
         return self
 
 
