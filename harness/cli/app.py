@@ -45,7 +45,7 @@ from harness.errors import ConfigurationError, FailureClass
 if TYPE_CHECKING:
     from harness.report import TerminalReport
     from harness.results import RunResult
-    from harness.scenario import Scenario
+    from harness.scenario import BareScenario, Scenario
 
 app = typer.Typer(
     name="harness",
@@ -71,7 +71,7 @@ def _jobs(text: str) -> int | None:
     return int(text)
 
 
-def _chosen(paths: list[Path] | None, text: str | None) -> list[Scenario]:
+def _chosen(paths: list[Path] | None, text: str | None) -> list[Scenario | BareScenario]:
     """The scenarios that paths and ``--filter`` name."""
     from harness.run import list_scenarios
 

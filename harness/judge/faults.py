@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from harness.fault import KernelFaults, describe, reason_name
 from harness.fault.trace import PAGE_SHIFT, page_of
@@ -15,6 +16,16 @@ from harness.scenario.expect import FaultExpect, ScenarioDeviation
 from harness.scenario.model import Scenario
 
 _NAME = "faults"
+
+
+class Expectation(Protocol):
+    """An expected fault."""
+
+    def matches(self, fault: FaultRecord) -> bool:
+        """Whether the fault is the expected one."""
+
+
+_E = TypeVar("_E", bound=Expectation)
 
 
 @dataclass(frozen=True)
@@ -100,7 +111,7 @@ def check_faults(scenario: Scenario, evidence: Evidence, trace: Sequence[FaultRe
         )
         for expect in (known or scenario.expect).faults
     ]
-    missing, unexpected = _pair(wanted, trace)
+    missing, unexpected = pair(wanted, trace)
     problems = []
     if missing:
         problems.append("missing: " + listed([one.describe() for one in missing]))
@@ -121,7 +132,7 @@ def check_faults(scenario: Scenario, evidence: Evidence, trace: Sequence[FaultRe
     return Check(name=_NAME, passed=False, message=head + "; ".join(problems), expected=expected, observed=observed)
 
 
-def _pair(wanted: Sequence[_Wanted], trace: Sequence[FaultRecord]) -> tuple[list[_Wanted], list[FaultRecord]]:
+def pair(wanted: Sequence[_E], trace: Sequence[FaultRecord]) -> tuple[list[_E], list[FaultRecord]]:
     """Give each expected fault one of the trace's own; what is left over on either side.
 
     An expectation that fits several faults must not take the only one that fits another, so the pairs are a maximum
@@ -129,7 +140,7 @@ def _pair(wanted: Sequence[_Wanted], trace: Sequence[FaultRecord]) -> tuple[list
     """
     fits = [[f for f, fault in enumerate(trace) if one.matches(fault)] for one in wanted]
     owner: dict[int, int] = {}
-    missing: list[_Wanted] = []
+    missing: list[_E] = []
     for start in range(len(wanted)):
         came_from: dict[int, int] = {}  # fault to the expectation that reached it
         queue = deque([start])

@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from harness.deadline import Deadline
 from harness.errors import EmulatorCrash, InfrastructureError
@@ -25,10 +25,19 @@ from harness.machine.qmp import Qmp, QmpLog
 from harness.machine.spec import MachineSpec
 
 _T = TypeVar("_T")
+
+
+class Killable(Protocol):
+    """A process that Ctrl-C ends."""
+
+    def kill(self) -> None:
+        """End it at once; any thread may call it."""
+
+
 _QUIT_SECONDS = 3.0
 _START_SECONDS = 20.0
 _TAIL_LINES = 20
-_running: set[Emulator] = set()
+_running: set[Killable] = set()
 _running_lock = threading.Lock()
 
 
@@ -88,8 +97,7 @@ class Emulator:
         self.control = control
         self.ssh = ssh
         qmp.log.on_event = self._on_event
-        with _running_lock:
-            _running.add(self)
+        watch(self)
 
     @classmethod
     def start(
@@ -152,7 +160,7 @@ class Emulator:
             files.log.touch()
             stage = deadline.sooner(_START_SECONDS)
             pass_fds = [*(sock.fileno() for sock in theirs), *disks.values()]
-            process = loop.call(_spawn(argv, build.env, pass_fds, files), stage)
+            process = loop.call(spawn(argv, build.env, pass_fds, files.stderr), stage)
         except BaseException:
             for sock in ours:
                 sock.close()
@@ -274,8 +282,7 @@ class Emulator:
             loop.call(self.qmp.close(), Deadline.after(3.0))
         self.control.close()
         self.ssh.close()
-        with _running_lock:
-            _running.discard(self)
+        unwatch(self)
         return self._exit()
 
     def kill(self) -> None:
@@ -300,8 +307,16 @@ class Emulator:
         )
 
 
-async def _spawn(argv: list[str], env: dict[str, str], pass_fds: list[int], files: Files) -> asyncio.subprocess.Process:
-    with files.stderr.open("wb") as stderr:
+async def spawn(argv: list[str], env: dict[str, str], pass_fds: list[int], output: Path) -> asyncio.subprocess.Process:
+    """Start a program that ends with the harness; on the loop thread.
+
+    Args:
+        argv: the program and its arguments.
+        env: environment variables that it gets beside those of the harness.
+        pass_fds: descriptors that it inherits.
+        output: the file for what it prints.
+    """
+    with output.open("wb") as stderr:
         return await asyncio.create_subprocess_exec(
             *guarded(argv),
             stdin=asyncio.subprocess.DEVNULL,
@@ -312,6 +327,18 @@ async def _spawn(argv: list[str], env: dict[str, str], pass_fds: list[int], file
             # A Ctrl-C at the terminal is for the harness; it ends its guests itself.
             start_new_session=True,
         )
+
+
+def watch(process: Killable) -> None:
+    """Have :func:`stop_all` end a process."""
+    with _running_lock:
+        _running.add(process)
+
+
+def unwatch(process: Killable) -> None:
+    """The process has ended."""
+    with _running_lock:
+        _running.discard(process)
 
 
 def stop_all() -> None:

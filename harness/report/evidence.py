@@ -64,7 +64,10 @@ def _paragraphs(cell: CellResult) -> Iterator[str]:
     if cell.verdict is not None:
         faults = cell.verdict.faults
         yield f"Faults in the trace of QEMU\n{_faults([f for f in faults if f.witness == 'trace'])}"
-        yield f"Faults in the kernel's log\n{_faults([f for f in faults if f.witness == 'kernel'])}"
+        if cell.versions is not None and not cell.versions.kernel:
+            yield f"Faults in the fault registers\n{_faults([f for f in faults if f.witness == 'registers'])}"
+        else:
+            yield f"Faults in the kernel's log\n{_faults([f for f in faults if f.witness == 'kernel'])}"
         if cell.verdict.findings:
             yield "Known differences of the C library\n" + "".join(
                 f"  {one.defect}{'' if one.step is None else f', step {one.step}'}: {one_line(one.observed)}\n"

@@ -53,7 +53,8 @@ def variant(cell: CellResult) -> str:
     if cell.versions is None:
         return ""
     library = f", libusdm {cell.versions.libusdm}" if cell.versions.libusdm else ""
-    return one_line(f"qemu {cell.versions.qemu}, kernel {cell.versions.kernel}{library}")
+    kernel = f", kernel {cell.versions.kernel}" if cell.versions.kernel else ""
+    return one_line(f"qemu {cell.versions.qemu}{kernel}{library}")
 
 
 def started(cell: CellResult) -> str:

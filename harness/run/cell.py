@@ -13,18 +13,19 @@ from typing import Any, Literal
 from harness import __version__
 from harness.deadline import Deadline
 from harness.errors import FailureClass, HarnessError
-from harness.fault import without_translations
 from harness.guest.freeze import get_template
 from harness.guest.guest import Guest, running_guest
 from harness.judge import judge, judge_both
 from harness.machine.emulator import tail
 from harness.results import CellResult, Evidence, Outcome, StepError, StepEvidence, Versions
+from harness.run.bare import run_bare
 from harness.run.cells import Cell, machine_spec, unmet
 from harness.run.jobs import StartKind
 from harness.run.options import RunOptions
 from harness.run.resources import Resources
 from harness.run.tables import add_tables
-from harness.scenario import Scenario
+from harness.run.trace import TraceReader
+from harness.scenario import BareScenario, Scenario
 
 SETUP_SECONDS = 60.0
 
@@ -73,6 +74,8 @@ def run_cell(
         "rerun": cell.rerun,
         "implementation": cell.implementation,
     }
+    if isinstance(scenario, BareScenario):
+        return run_bare(scenario, resources.emulations[cell.qemu], options, folder, stage, common)
     reason = unmet(cell, resources)
     if reason:
         return CellResult(**common, outcome=Outcome.SKIP, message=reason)
@@ -83,7 +86,7 @@ def run_cell(
         where.mkdir(exist_ok=True)
         side = _Collected(implementation, where)
         sides.append(side)
-        _run_guest(side, cell, resources, options, stage, say)
+        _run_guest(side, cell, scenario, resources, options, stage, say)
         if side.error is not None:
             break
     evidence = [_side_evidence(side, scenario, resources) for side in sides]
@@ -124,6 +127,7 @@ def run_cell(
 def _run_guest(
     side: _Collected,
     cell: Cell,
+    scenario: Scenario,
     resources: Resources,
     options: RunOptions,
     stage: Callable[[str], None],
@@ -131,7 +135,7 @@ def _run_guest(
 ) -> None:
     """The steps in one guest; what went wrong with it is in ``side.error``."""
     try:
-        plan = resources.plan(machine_spec(cell.scenario), cell.qemu, cell.kernel, side.folder)
+        plan = resources.plan(machine_spec(scenario), cell.qemu, cell.kernel, side.folder)
         side.start = options.start if plan.can_be_cloned else "boot"
         if side.start == "clone":
             stage("template")
@@ -142,7 +146,7 @@ def _run_guest(
             plan = replace(plan, template=template)
         with running_guest(plan, options.boot_timeout, stage) as guest:
             side.stages = guest.stages
-            _run_steps(guest, cell, options, stage, side)
+            _run_steps(guest, scenario, options, stage, side)
     except HarnessError as caught:
         side.error = caught
         _keep_stderr(side.folder, caught.context.get("worker", ""))
@@ -177,7 +181,7 @@ def _stages(sides: list[_Collected]) -> dict[str, float]:
 
 
 def _run_steps(
-    guest: Guest, cell: Cell, options: RunOptions, stage: Callable[[str], None], collected: _Collected
+    guest: Guest, scenario: Scenario, options: RunOptions, stage: Callable[[str], None], collected: _Collected
 ) -> None:
     setup = Deadline.after(SETUP_SECONDS)
     stage("worker")
@@ -188,9 +192,9 @@ def _run_steps(
     collected.stages["devices"] = time.monotonic() - began
     stage("steps")
     began = time.monotonic()
-    deadline = Deadline.after(cell.scenario.timeout or options.timeout)
-    trace = _TraceReader(guest.emulator.files.log)
-    for index, step in enumerate(cell.scenario.steps):
+    deadline = Deadline.after(scenario.timeout or options.timeout)
+    trace = TraceReader(guest.emulator.files.log)
+    for index, step in enumerate(scenario.steps):
         args = step.args_json()
         answer = guest.request(f"step {index} ({step.kind})", step.kind, args, deadline)
         add_tables(guest, step.kind, args, answer, deadline)
@@ -227,23 +231,6 @@ def _evidence(
             for number, (step, child) in enumerate(zip(nested, answer.get("children", []), strict=False))
         ),
     )
-
-
-class _TraceReader:
-    """Gives the lines that QEMU has added to its log since the last time."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = path.stat().st_size
-
-    def new_lines(self) -> tuple[str, ...]:
-        """Whole lines only, but those of no use to anybody; QEMU writes line by line before a DMA is reported as done."""
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        return without_translations(whole.decode("utf-8", errors="replace").splitlines())
 
 
 def _versions(cell: Cell, resources: Resources, collected: _Collected) -> Versions:

@@ -10,10 +10,11 @@ from harness.errors import ConfigurationError, InfrastructureError
 from harness.machine.argv import MAX_PORTS
 from harness.machine.spec import DeviceSpec, MachineSpec
 from harness.paths import scenarios_dir
+from harness.run.bare import bare_unmet
 from harness.run.kernels import kernel_with
 from harness.run.options import Implementation, RunOptions
 from harness.run.resources import Resources, Say, prepare, with_images
-from harness.scenario import Problem, Scenario, ScenarioError, find_scenarios, load_scenario
+from harness.scenario import BareScenario, Problem, Scenario, ScenarioError, find_scenarios, load_scenario
 from harness.scenario.values import satisfies
 
 # Kinds of steps that not every version of the C library has a function for.
@@ -27,7 +28,7 @@ class Cell:
     Args:
         scenario: the scenario.
         qemu: name of the QEMU build.
-        kernel: the guest's kernel, by what its recipe calls it.
+        kernel: the guest's kernel, by what its recipe calls it; empty for a bare scenario, which has no guest.
         name: the scenario's id, with the point behind it where there is more than one.
         usdm: another ``usdm`` package that is under test, or None.
         fresh_boot: its guest is booted although it could be cloned.
@@ -35,7 +36,7 @@ class Cell:
         libusdm: which C library, where one runs.
     """
 
-    scenario: Scenario
+    scenario: Scenario | BareScenario
     qemu: str
     kernel: str
     name: str
@@ -52,7 +53,10 @@ class Cell:
     @property
     def rerun(self) -> str:
         """A command line that runs exactly this cell."""
-        words = ["harness", "run", str(self.scenario.file), "--qemu", self.qemu, "--kernel", self.kernel]
+        words = ["harness", "run", str(self.scenario.file), "--qemu", self.qemu]
+        if isinstance(self.scenario, BareScenario):
+            return shlex.join(words)
+        words += ["--kernel", self.kernel]
         if self.usdm is not None:
             words += ["--usdm", str(self.usdm)]
         if self.fresh_boot:
@@ -62,7 +66,7 @@ class Cell:
         return shlex.join(words)
 
 
-def list_scenarios(paths: tuple[Path, ...]) -> list[Scenario]:
+def list_scenarios(paths: tuple[Path, ...]) -> list[Scenario | BareScenario]:
     """Load scenarios.
 
     Args:
@@ -73,7 +77,7 @@ def list_scenarios(paths: tuple[Path, ...]) -> list[Scenario]:
         ConfigurationError: a path that does not exist or has no scenario.
     """
     files = find_scenarios(list(paths) or [scenarios_dir()])
-    scenarios: list[Scenario] = []
+    scenarios: list[Scenario | BareScenario] = []
     problems: list[Problem] = []
     for file in files:
         try:
@@ -86,7 +90,7 @@ def list_scenarios(paths: tuple[Path, ...]) -> list[Scenario]:
 
 
 def expand(options: RunOptions) -> list[Cell]:
-    """Every scenario on every point.
+    """Every scenario on every point; a bare one on every QEMU build.
 
     Raises:
         ScenarioError, ConfigurationError: as :func:`list_scenarios`; or there is nothing to run.
@@ -94,6 +98,11 @@ def expand(options: RunOptions) -> list[Cell]:
     points = [(qemu, kernel) for qemu in options.qemu for kernel in options.kernels]
     cells = []
     for scenario in list_scenarios(options.paths):
+        if isinstance(scenario, BareScenario):
+            builds = list(dict.fromkeys(options.qemu))
+            names = [scenario.id if len(builds) == 1 else f"{scenario.id} [qemu {qemu}]" for qemu in builds]
+            cells += [Cell(scenario, qemu, "", name) for qemu, name in zip(builds, names, strict=True)]
+            continue
         for qemu, kernel in points:
             name = scenario.id if len(points) == 1 else f"{scenario.id} [qemu {qemu}, kernel {kernel}]"
             cells.append(
@@ -121,7 +130,8 @@ def prepare_cells(options: RunOptions, say: Say) -> tuple[list[Cell], Resources]
             :func:`choose_kernels`.
     """
     cells = expand(options)
-    return choose_kernels(cells, options, prepare(options, say), say)
+    guests = any(isinstance(cell.scenario, Scenario) for cell in cells)
+    return choose_kernels(cells, options, prepare(options, say, guests=guests), say)
 
 
 def choose_kernels(
@@ -145,6 +155,9 @@ def choose_kernels(
         return cells, resources
     chosen = []
     for cell in cells:
+        if isinstance(cell.scenario, BareScenario):
+            chosen.append(cell)
+            continue
         needs = cell.scenario.needs
         lacking = needs.unmet_options(resources.images[cell.kernel].options)
         kernel = (kernel_with(needs) if lacking else None) or cell.kernel
@@ -167,6 +180,8 @@ def unmet(cell: Cell, resources: Resources) -> str | None:
         cell: the cell.
         resources: the builds, images and the library of the run.
     """
+    if isinstance(cell.scenario, BareScenario):
+        return bare_unmet(cell.scenario, resources.emulations[cell.qemu])
     library, image = resources.library, resources.images[cell.kernel]
     emulation = resources.emulations[cell.qemu]
     amd = emulation.capabilities.properties.get("amd-iommu", frozenset())

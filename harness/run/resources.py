@@ -19,7 +19,7 @@ from harness.machine.spec import MachineSpec
 from harness.paths import scenarios_dir
 from harness.run.kernels import kernels_beside
 from harness.run.options import RunOptions
-from harness.scenario import find_scenarios, load_scenario
+from harness.scenario import Scenario, find_scenarios, load_scenario
 
 Say = Callable[[str], None]
 
@@ -70,8 +70,13 @@ class Resources:
         )
 
 
-def prepare(options: RunOptions, say: Say) -> Resources:
+def prepare(options: RunOptions, say: Say, *, guests: bool = True) -> Resources:
     """Find (with ``--fetch``: get) what a run needs.
+
+    Args:
+        options: what was asked for.
+        say: told what goes on.
+        guests: whether a guest is started at all; without one no image is looked for.
 
     Raises:
         ConfigurationError: an unknown build or kernel, or no ``usdm`` package.
@@ -84,7 +89,7 @@ def prepare(options: RunOptions, say: Say) -> Resources:
     library = None if options.implementation == "usdm" else _library(options, say)
     payload = build_payload(options.usdm, library.file if library else None)
     builds = {name: _build(name, options, say) for name in dict.fromkeys(options.qemu)}
-    images = {kernel: _image(kernel, options, say) for kernel in dict.fromkeys(options.kernels)}
+    images = {kernel: _image(kernel, options, say) for kernel in dict.fromkeys(options.kernels) if guests}
     emulations = {
         name: Emulation(build, capabilities(build), decide(build, options.accel)) for name, build in builds.items()
     }
@@ -120,7 +125,8 @@ def fetch_all(options: RunOptions, libraries: tuple[str, ...], say: Say) -> None
     getting = replace(options, fetch=True)
     images = {kernel: _image(kernel, getting, say) for kernel in dict.fromkeys(options.kernels)}
     if options.auto_kernel:
-        scenarios = [load_scenario(file) for file in find_scenarios([scenarios_dir()])]
+        loaded = [load_scenario(file) for file in find_scenarios([scenarios_dir()])]
+        scenarios = [one for one in loaded if isinstance(one, Scenario)]
         for kernel in kernels_beside(scenarios, images[options.kernels[0]].options):
             say(f"some scenarios need kernel {kernel}")
             images[kernel] = _image(kernel, getting, say)

@@ -15,6 +15,7 @@ from typing import Any
 import paramiko
 
 from harness.deadline import Deadline
+from harness.errors import ConfigurationError
 from harness.guest.freeze import get_template
 from harness.guest.guest import Guest, running_guest
 from harness.guest.payload import GUEST_FOLDER
@@ -24,7 +25,7 @@ from harness.run.cells import Cell, choose_kernels, machine_spec
 from harness.run.options import RunOptions
 from harness.run.resources import prepare
 from harness.run.schedule import make_run_folder
-from harness.scenario import load_scenario
+from harness.scenario import BareScenario, load_scenario
 
 _CHUNK = 32 * 1024
 _OPEN_SECONDS = 30.0
@@ -48,6 +49,8 @@ def open_shell(options: RunOptions, scenario: Path | None, command: str | None, 
         HarnessError: whatever can go wrong with a guest.
     """
     loaded = load_scenario(scenario) if scenario else None
+    if isinstance(loaded, BareScenario):
+        raise ConfigurationError(f"{scenario} is a bare scenario: it has no guest that a shell could be opened in")
     spec = machine_spec(loaded) if loaded else _DEFAULT
     qemu, kernel = options.qemu[0], options.kernels[0]
     resources = prepare(options, say)

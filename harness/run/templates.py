@@ -25,6 +25,7 @@ from harness.machine.template import Template, find_template, list_templates, pr
 from harness.run.cells import Cell, list_scenarios, machine_spec, prepare_cells, unmet
 from harness.run.options import Implementation, RunOptions
 from harness.run.resources import Emulation, Resources, prepare
+from harness.scenario import BareScenario, Scenario
 
 Say = Callable[[str], None]
 
@@ -162,7 +163,7 @@ def current_keys() -> set[str]:
     Raises:
         ScenarioError, ConfigurationError: as :func:`list_known`.
     """
-    scenarios = list_scenarios(())
+    scenarios = [one for one in list_scenarios(()) if isinstance(one, Scenario)]
     keys = set()
     images = _images_here()
     emulations = [_emulations_here(accelerator) for accelerator in _ACCELERATORS]
@@ -227,6 +228,8 @@ def needs_of(cells: Iterable[Cell], resources: Resources) -> Needs:
     by_machine: dict[tuple[MachineSpec, str, str], Wanted] = {}
     by_key: dict[str, Wanted] = {}
     for cell in cells:
+        if isinstance(cell.scenario, BareScenario):
+            continue
         image = resources.images[cell.kernel]
         reason = unmet(cell, resources)
         spec = machine_spec(cell.scenario)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,30 @@ _EXPECTED = {
 }
 
 
-def file_path(data: Any, location: tuple[int | str, ...]) -> Path_:
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What the files of a tier are made of.
+
+    Args:
+        kinds: the kinds of steps and the models of their arguments.
+        step: the model of a step.
+        beside: the keys of a step beside its kind.
+        model_at: the model of the mapping at a path of the file, or None.
+    """
+
+    kinds: Mapping[str, type[Model]]
+    step: type[Model]
+    beside: tuple[str, ...]
+    model_at: Callable[[Path_], type[Model] | None]
+
+
+def file_path(data: Any, location: tuple[int | str, ...], kinds: Iterable[str] = KINDS) -> Path_:
     """Where a place in the models is in the file: the models' ``args`` has the step's kind as its key there."""
     path: list[int | str] = []
     for part in location:
         here = value_at(data, tuple(path))
         if part == "args" and isinstance(here, Mapping):
-            part = next((key for key in here if key in KINDS), part)
+            part = next((key for key in here if key in kinds), part)
         elif part == "[key]":
             break
         path.append(part)
@@ -82,10 +100,14 @@ def _model_at(path: Path_) -> type[Model] | None:
     return KINDS.get(str(rest[0])) if len(rest) == 1 else None
 
 
-def known_keys(model: type[BaseModel]) -> list[str]:
+GUEST = Grammar(KINDS, Step, ("expect", "id", "libusdm"), _model_at)
+"""The files of guests."""
+
+
+def known_keys(model: type[BaseModel], grammar: Grammar = GUEST) -> list[str]:
     """The keys that a mapping of the model may have in a file."""
-    if model is Step:
-        return [*KINDS, "expect", "id", "libusdm"]
+    if model is grammar.step:
+        return [*grammar.kinds, *grammar.beside]
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
@@ -99,9 +121,9 @@ def _what(path: Path_) -> str:
     return show(last)
 
 
-def _missing(document: Document, path: Path_) -> tuple[tuple[int, int], str, str]:
+def _missing(document: Document, path: Path_, grammar: Grammar) -> tuple[tuple[int, int], str, str]:
     parent, key = path[:-1], str(path[-1])
-    model = _model_at(parent)
+    model = grammar.model_at(parent)
     description = None
     for name, field in model.model_fields.items() if model else ():
         if key in (name, field.alias):
@@ -111,19 +133,19 @@ def _missing(document: Document, path: Path_) -> tuple[tuple[int, int], str, str
     return document.place(parent, key=inside), f"expected '{key}' in {_what(parent)}, found none", hint
 
 
-def _extra(document: Document, path: Path_) -> tuple[tuple[int, int], str, str | None]:
+def _extra(document: Document, path: Path_, grammar: Grammar) -> tuple[tuple[int, int], str, str | None]:
     parent, key = path[:-1], str(path[-1])
-    model = _model_at(parent)
-    hint = suggest(key, known_keys(model), "its keys are") if model else None
+    model = grammar.model_at(parent)
+    hint = suggest(key, known_keys(model, grammar), "its keys are") if model else None
     return document.place(path, key=True), f"expected a known key in {_what(parent)}, found {show(key)}", hint
 
 
-def _hint(path: Path_, kind: str) -> str | None:
+def _hint(path: Path_, kind: str, grammar: Grammar) -> str | None:
     """The keys of the mapping that should be at a path, or the description of the field."""
-    wanted = _model_at(path) if kind == "model_type" else None
+    wanted = grammar.model_at(path) if kind == "model_type" else None
     if wanted is not None:
-        return suggest("", known_keys(wanted), "its keys are")
-    model = _model_at(path[:-1]) if path else None
+        return suggest("", known_keys(wanted, grammar), "its keys are")
+    model = grammar.model_at(path[:-1]) if path else None
     for name, field in model.model_fields.items() if model else ():
         if path[-1] in (name, field.alias):
             return field.description
@@ -144,17 +166,17 @@ def _expected(kind: str, context: Mapping[str, Any]) -> str:
     return _EXPECTED.get(kind, "")
 
 
-def _explain(document: Document, file: Path, error: Mapping[str, Any]) -> Problem | None:
+def _explain(document: Document, file: Path, error: Mapping[str, Any], grammar: Grammar) -> Problem | None:
     kind, location = str(error["type"]), tuple(error["loc"])
-    path = file_path(document.data, location)
+    path = file_path(document.data, location, grammar.kinds)
     value = value_at(document.data, path)
     if value is REFUSED:
         return None
     if kind == "missing":
-        place, message, hint = _missing(document, path)
+        place, message, hint = _missing(document, path, grammar)
         return Problem(file, *place, message, hint)
     if kind == "extra_forbidden":
-        place, message, extra = _extra(document, path)
+        place, message, extra = _extra(document, path, grammar)
         return Problem(file, *place, message, extra)
     if kind == "too_short" and value:
         return None  # its items have been reported
@@ -166,18 +188,19 @@ def _explain(document: Document, file: Path, error: Mapping[str, Any]) -> Proble
     expected = _expected(kind, context)
     found = "nothing" if value is None else show(value)
     message = f"expected {expected}, found {found}" if expected else f"{error['msg']}, found {found}"
-    return Problem(file, *place, message, _hint(path, kind))
+    return Problem(file, *place, message, _hint(path, kind, grammar))
 
 
-def explain(document: Document, file: Path, error: ValidationError) -> Iterator[Problem]:
+def explain(document: Document, file: Path, error: ValidationError, grammar: Grammar = GUEST) -> Iterator[Problem]:
     """The problems that a validation of the document's data met.
 
     Args:
         document: the data and its places.
         file: its name.
         error: what the models say.
+        grammar: what the file is made of.
     """
     for one in error.errors(include_url=False, include_input=False):
-        problem = _explain(document, file, one)
+        problem = _explain(document, file, one, grammar)
         if problem is not None:
             yield problem

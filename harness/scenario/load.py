@@ -10,18 +10,21 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from harness.scenario.bare import BareScenario
+from harness.scenario.bare_check import bare_problems
+from harness.scenario.bare_grammar import BARE
 from harness.scenario.crosscheck import cross_check
 from harness.scenario.explain import explain
 from harness.scenario.model import Scenario
 from harness.scenario.problems import Problem, ScenarioError
-from harness.scenario.yaml_marks import MAX_BYTES, REFUSED, read_document
+from harness.scenario.yaml_marks import MAX_BYTES, REFUSED, Document, read_document
 
 _SUFFIX = ".yaml"
 _ROOT_MARK = "schema.json"
 
 
-def load_scenario(path: Path | str, root: Path | str | None = None) -> Scenario:
-    """Read and check one scenario file.
+def load_scenario(path: Path | str, root: Path | str | None = None) -> Scenario | BareScenario:
+    """Read and check one scenario file; ``tier: bare`` in it makes it one of the bare tier.
 
     Args:
         path: the file.
@@ -39,21 +42,39 @@ def load_scenario(path: Path | str, root: Path | str | None = None) -> Scenario:
     return parse_scenario(text, file, root)
 
 
-def parse_scenario(text: str, file: Path | str, root: Path | str | None = None) -> Scenario:
+def parse_scenario(text: str, file: Path | str, root: Path | str | None = None) -> Scenario | BareScenario:
     """Check a scenario's text; arguments and errors as `load_scenario`, and the file is not touched."""
     file = Path(file)
     document = read_document(text, file)
     problems = list(document.problems)
-    scenario = None
+    scenario: Scenario | BareScenario | None = None
     if document.data is not REFUSED:
-        try:
-            scenario = Scenario.model_validate(document.data)
-        except ValidationError as error:
-            problems += explain(document, file, error)
-        problems += cross_check(document, file)
+        if isinstance(document.data, dict) and document.data.get("tier") == "bare":
+            scenario, found = _bare(document, file)
+        else:
+            scenario, found = _guest(document, file)
+        problems += found
     if problems or scenario is None:
         raise ScenarioError(sorted(set(problems), key=lambda one: (one.line, one.column, one.message)))
     return scenario.located(_scenario_id(file, root), file)
+
+
+def _guest(document: Document, file: Path) -> tuple[Scenario | None, list[Problem]]:
+    problems: list[Problem] = []
+    scenario = None
+    try:
+        scenario = Scenario.model_validate(document.data)
+    except ValidationError as error:
+        problems += explain(document, file, error)
+    return scenario, problems + cross_check(document, file)
+
+
+def _bare(document: Document, file: Path) -> tuple[BareScenario | None, list[Problem]]:
+    try:
+        scenario = BareScenario.model_validate(document.data)
+    except ValidationError as error:
+        return None, list(explain(document, file, error, BARE))
+    return scenario, bare_problems(scenario, document, file)
 
 
 def find_scenarios(paths: Iterable[Path | str]) -> list[Path]:

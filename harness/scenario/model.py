@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, PrivateAttr
 
@@ -21,6 +22,10 @@ class Scenario(Model):
         file: the file that it was loaded from.
     """
 
+    tier: Literal["guest"] = Field(
+        default="guest",
+        description="guest (default); bare scenarios have other keys (docs/bare-tier.md).",
+    )
     title: Text = Field(description="One sentence that says what holds.")
     source: Text = Field(description="Where that is specified: the document and its sentence, quoted.")
     description: Text | None = Field(default=None, description="What a reader should know besides.")

@@ -58,6 +58,7 @@ from harness.scenario.args_function import (
     Unplug,
     Unremap,
 )
+from harness.scenario.bare_steps import BARE_KINDS
 from harness.scenario.base import Model
 from harness.scenario.expect import Deviation, StepExpect
 from harness.scenario.problems import suggest
@@ -178,6 +179,12 @@ def expect_keys(kind: str) -> tuple[str, ...]:
     return ("error", "says", *(("returns",) if kind in _RETURNS else ()), *_OBSERVES.get(kind, ()))
 
 
+def _kind_hint(word: str) -> str:
+    if word in BARE_KINDS:
+        return "it is a step of the bare tier: write 'tier: bare' at the top of a file of its own"
+    return suggest(word, list(KINDS), "the kinds are")
+
+
 class Step(Model):
     """One step: a mapping with one key that names its kind, beside ``expect`` and ``id``.
 
@@ -206,7 +213,7 @@ class Step(Model):
         kinds = [key for key in data if key in KINDS]
         others = [str(key) for key in data if key not in (*KINDS, "expect", "id", "libusdm")]
         if not kinds and others:
-            raise refuse("a kind of step", others[0], suggest(others[0], list(KINDS), "the kinds are"))
+            raise refuse("a kind of step", others[0], _kind_hint(others[0]))
         if len(kinds) != 1:
             found = " and ".join(kinds) or "none"
             hint = "begin another step with '- '" if kinds else suggest("", list(KINDS), "the kinds are")
@@ -217,7 +224,7 @@ class Step(Model):
     @classmethod
     def _known(cls, value: str) -> str:
         if value not in KINDS:
-            raise refuse("a kind of step", value, suggest(value, list(KINDS), "the kinds are"))
+            raise refuse("a kind of step", value, _kind_hint(value))
         return value
 
     @field_validator("args", mode="plain")

@@ -19,6 +19,14 @@ SIZE = 0x28
 """Bytes of the registers from VER to RTADDR."""
 
 CAP, ECAP, GSTS, RTADDR = 0x08, 0x10, 0x1C, 0x20
+CCMD, IQH, IQT, IQA, IRTA = 0x28, 0x80, 0x88, 0x90, 0xB8
+GCMD = 0x18
+TE, SRTP, QIE, IRE, SIRTP, CFI = 1 << 31, 1 << 30, 1 << 26, 1 << 25, 1 << 24, 1 << 23
+"""Bits of GCMD; those of GSTS that tell of the same thing are at the same places."""
+
+ENABLES = TE | QIE | IRE | CFI
+"""The bits of GCMD that stay as they are when they are written again; the others are done once."""
+
 _LAYOUT = struct.Struct("<I4xQQIIQ")  # VER, CAP, ECAP, GCMD, GSTS, RTADDR
 _TES = 31
 
@@ -85,3 +93,8 @@ class Registers:
             raise ValueError(f"the registers are {SIZE} bytes, not {len(data)}")
         _version, capability, extended, _command, status, root = _LAYOUT.unpack(data)
         return cls(capability, extended, bool(status >> _TES & 1), RootTableAddress.decode(root))
+
+
+def iotlb_offset(extended: int) -> int:
+    """Offset of the Invalidate Address Register (ECAP.IRO); the IOTLB Invalidate Register is 8 bytes behind it."""
+    return get(extended, 17, 8) << 4
