@@ -24,7 +24,7 @@ from harness.cli.options import (
     kernel_is_default,
 )
 from harness.errors import ConfigurationError, FailureClass
-from harness.repro.kinds import State
+from harness.repro.kinds import State, Tier
 
 if TYPE_CHECKING:
     from harness.repro.run import Reproduction
@@ -49,6 +49,9 @@ def repro(
     state: Annotated[
         State, typer.Option("--state", help="How the page came to be without permission, for reasons 05 and 06.")
     ] = State.NEVER_MAPPED,
+    tier: Annotated[
+        Tier, typer.Option("--tier", help="guest: under Linux; bare: without a system, for what Linux never does.")
+    ] = Tier.AUTO,
     write: Annotated[
         Path | None, typer.Option("--write", metavar="FILE", help="Leave the scenario there, once it has passed.")
     ] = None,
@@ -81,7 +84,7 @@ def repro(
             check_name(write)
         record, text, others = _chosen(log or [], line)
         _note(f"{others} other fault{'s' * (others != 1)} in this log; --line chooses" if others else "")
-        made = plan(record, text, state)
+        made = plan(record, text, state, tier)
         if dry_run:
             print(made.text, end="")
             return 0

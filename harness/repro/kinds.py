@@ -1,4 +1,4 @@
-"""The states that a user can choose; apart, so that the command line's help loads nothing else."""
+"""What a user can choose; apart, so that the command line's help loads nothing else."""
 
 from __future__ import annotations
 
@@ -11,3 +11,11 @@ class State(StrEnum):
     NEVER_MAPPED = "never-mapped"
     UNMAPPED = "unmapped"
     READ_ONLY = "read-only"
+
+
+class Tier(StrEnum):
+    """Where a fault happens."""
+
+    AUTO = "auto"
+    GUEST = "guest"
+    BARE = "bare"

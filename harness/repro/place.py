@@ -44,7 +44,7 @@ def place(requester: str, *, vf: bool = True) -> Place:
     Raises:
         NotReproducible: nothing can be put there.
     """
-    bus, slot, function = (int(part, 16) for part in requester.replace(".", ":").split(":"))
+    bus, slot, function = split(requester)
     if bus > _MAX_BUS or (bus == 0 and not 1 <= slot <= _MAX_SLOT_OF_BUS_0):
         raise NotReproducible(
             f"{requester} is a place of the emulated chipset",
@@ -65,3 +65,10 @@ def place(requester: str, *, vf: bool = True) -> Place:
             f"- enable_vfs: {{device: pf, count: {number}}}",
         ),
     )
+
+
+def split(requester: str) -> tuple[int, int, int]:
+    """Bus, device and function of ``02:01.2``."""
+    bus, rest = requester.split(":")
+    device, function = rest.split(".")
+    return int(bus, 16), int(device, 16), int(function, 16)

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.fault import reason_name
-from harness.repro.kinds import State
+from harness.repro.bare import bare_text
+from harness.repro.kinds import State, Tier
 from harness.repro.line import line_pattern
 from harness.repro.place import NotReproducible, place
-from harness.repro.state import VTD, approach
+from harness.repro.state import IN_A_GUEST, VTD, approach
 from harness.results import FaultRecord
 
 _IOMMU: Final = {**dict.fromkeys(VTD, "intel"), "virtio": "virtio", "amd": "amd"}
 # The names that scenarios have for the reasons of other IOMMUs.
 _NAMES: Final = {"virtio": "mapping", "amd": "io_page_fault"}
-_DOMAIN = "0000:"
+_DOMAIN: Final = "0000:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,56 +25,86 @@ class Plan:
 
     Args:
         wanted: the fault, in PCI domain 0.
+        tier: whether a guest or the bare tier gives it.
         text: the scenario file.
         words: what state gives the fault, in words.
         remarks: what of the line cannot be the same, and why.
     """
 
     wanted: FaultRecord
+    tier: Tier
     text: str
     words: str
     remarks: tuple[str, ...] = ()
 
 
-def plan(record: FaultRecord, line: str, state: State = State.NEVER_MAPPED) -> Plan:
+def plan(record: FaultRecord, line: str, state: State = State.NEVER_MAPPED, tier: Tier = Tier.AUTO) -> Plan:
     """Plan how to make a fault happen again.
 
     Args:
         record: the fault.
         line: the line that says it, for the scenario's source.
-        state: what the page at its address is like.
+        state: what the page at its address is like, in a guest.
+        tier: where it is to happen; by itself in a guest, and on the bare tier what Linux never does.
 
     Raises:
         NotReproducible: no machine of the harness can give it; the message names the rule.
     """
-    iommu = _IOMMU.get(record.vendor)
-    if iommu is None:
+    if record.vendor not in _IOMMU:
         raise NotReproducible("the line is about an SMMU of Arm's, and the machines of the harness are x86")
-    remarks = []
+    if record.reason is None:
+        raise NotReproducible("the line lacks the reason", hint="it may have been cut off")
+    if tier is Tier.AUTO:
+        tier = Tier.GUEST if record.vendor not in VTD or record.reason in IN_A_GUEST else Tier.BARE
+    if tier is Tier.BARE and record.vendor not in VTD:
+        raise NotReproducible("the bare tier has VT-d only", hint="leave --tier out")
     domain, requester = _split(record.requester)
+    wanted = record.model_copy(update={"requester": requester, "pasid": None})
+    remarks = _remarks(record, domain)
+    if wanted.access is None and record.vendor not in VTD:
+        wanted = wanted.model_copy(update={"access": "read"})
+    reason = _NAMES.get(record.vendor) or f"0x{record.reason:02x}"
+    if wanted.access == "interrupt":
+        fault = f"an interrupt with index {record.index or 0:#x}"
+    else:
+        fault = f"a {wanted.access} at {record.address or 0:#x}"
+    title = _quoted(
+        f"{requester} is refused {fault} with reason {reason} ({reason_name(record.reason, record.vendor)})"
+    )
+    source = _quoted(f"a fault line: {line}")
+    if tier is Tier.BARE:
+        place(requester, vf=False)
+        text, words = bare_text(wanted, requester, title, source)
+    else:
+        text, words = _guest_text(wanted, state, reason, title, source)
+    return Plan(wanted, tier, text, words, tuple(remarks))
+
+
+def _remarks(record: FaultRecord, domain: str) -> list[str]:
+    remarks = []
     if domain not in ("", _DOMAIN):
         remarks.append(f"PCI domain {domain.rstrip(':')}: the emulated machine has domain 0000 only")
     if record.pasid is not None:
         remarks.append(f"PASID {record.pasid:#x}: the emulated devices make requests without PASID")
     if record.vendor == "amd":
         remarks.append("the kernel's line: QEMU's amd-iommu logs neither bus nor address nor access of a fault")
-    wanted = record.model_copy(update={"requester": requester, "pasid": None})
-    if wanted.access is None and record.vendor not in VTD:
+    if record.access is None and record.vendor not in VTD:
         remarks.append("the access: the line does not say it, a read is made")
-        wanted = wanted.model_copy(update={"access": "read"})
+    return remarks
+
+
+def _guest_text(wanted: FaultRecord, state: State, reason: str, title: str, source: str) -> tuple[str, str]:
+    """A scenario of the guest tier, and the state in words."""
     # virtio-iommu says the access only of a page that is mapped without it.
-    if record.vendor == "virtio" and record.access == "write" and state is State.NEVER_MAPPED:
+    if wanted.vendor == "virtio" and wanted.access == "write" and state is State.NEVER_MAPPED:
         state = State.READ_ONLY
-    where = place(requester, vf=record.vendor in VTD)
+    where = place(wanted.requester, vf=wanted.vendor in VTD)
     way = approach(wanted, where.device, state, sectors="vf" in where.devices[-1])
-    reason = _NAMES.get(record.vendor) or f"0x{record.reason or 0:02x}"
-    fault = f"a {wanted.access} at {record.address or 0:#x} with reason {reason}"
     lines = [
-        f"title: {requester} is refused {fault} ({reason_name(record.reason, record.vendor)})",
-        f"source: {_quoted('a fault line: ' + line)}",
-        f"description: {_quoted('Made from that line: ' + way.words + '.')}",
+        f"title: {title}",
+        f"source: {source}",
         "machine:",
-        f"  iommu: {iommu}",
+        f"  iommu: {_IOMMU[wanted.vendor]}",
         f"  aw_bits: {way.aw_bits}",
         "  devices:",
         *(f"    {one}" for one in where.devices),
@@ -82,17 +113,18 @@ def plan(record: FaultRecord, line: str, state: State = State.NEVER_MAPPED) -> P
         f"  - register: {{device: {where.device}}}",
         "    expect: {returns: 0}",
         f"  - bus_master: {{device: {where.device}, enabled: true}}",
+        f"  # {way.words}",
         *(f"  {one}" for one in way.before),
         f"  - {way.access}",
         "    id: refused",
         "expect:",
         "  faults:",
-        f'    - {{requester: "{requester}", access: {wanted.access}, address: {record.address or 0:#x}, '
+        f'    - {{requester: "{wanted.requester}", access: {wanted.access}, address: {wanted.address or 0:#x}, '
         f"reason: {reason}, step: refused}}",
     ]
-    if record.vendor in VTD:
+    if wanted.vendor in VTD:
         lines += ["  kernel_log:", f"    - {_quoted(line_pattern(wanted))}"]
-    return Plan(wanted, "\n".join(lines) + "\n", way.words, tuple(remarks))
+    return "\n".join(lines) + "\n", way.words
 
 
 def _split(requester: str) -> tuple[str, str]:

@@ -27,6 +27,7 @@ class Reproduction(Record):
         seen_line: the line that the guest's kernel printed for that one; where it did not, the line that Linux would.
         printed: whether the guest's kernel printed it.
         aspects: the two faults, field by field.
+        tier: ``guest``, or ``bare`` where no system ran.
         state: what state of the IOMMU gives the fault, in words.
         remarks: what cannot be the same, and why.
         scenario: the scenario file that was run.
@@ -40,6 +41,7 @@ class Reproduction(Record):
     seen_line: str
     printed: bool
     aspects: tuple[Aspect, ...]
+    tier: str
     state: str
     remarks: tuple[str, ...]
     scenario: str
@@ -80,6 +82,7 @@ def reproduce(plan: Plan, record: FaultRecord, line: str, options: RunOptions, p
         seen_line=_printed_line(cell, seen) if printed else linux_line(seen) if seen else "",
         printed=printed,
         aspects=aspects(record, seen) if seen else (),
+        tier=plan.tier.value,
         state=plan.words,
         remarks=plan.remarks,
         scenario=str(file),

@@ -19,7 +19,7 @@ def show(found: Reproduction) -> Iterator[str]:
     yield f"yours  {one_line(found.line)}"
     yield f"here   {one_line(found.seen_line) or 'no fault happened'}"
     if found.seen is not None and not found.printed:
-        yield "       (as Linux would print it: the guest's kernel did not, QEMU's trace has it)"
+        yield f"       ({_NOT_PRINTED[found.tier]})"
     yield ""
     if found.aspects:
         rows = [("", "yours", "here", "")] + [(a.name, a.wanted, a.seen, _SIGNS[a.equal]) for a in found.aspects]
@@ -44,4 +44,8 @@ def show(found: Reproduction) -> Iterator[str]:
             yield f"hint: {one_line(found.cell.hint)}"
 
 
+_NOT_PRINTED = {
+    "guest": "as Linux would print it: the guest's kernel did not, QEMU's trace has it",
+    "bare": "as Linux would print it: no system ran, QEMU's trace and the IOMMU's registers have it",
+}
 _WITNESSES = {"kernel": "the guest's kernel", "trace": "QEMU's trace", "registers": "the IOMMU's registers"}

@@ -15,6 +15,9 @@ NO_MAPPING = 0x02
 VTD = ("intel", "xen", "freebsd")
 """Whose lines are about VT-d, where it does not matter who prints them."""
 
+IN_A_GUEST = (BEYOND_WIDTH, NO_WRITE, NO_READ)
+"""The reasons of VT-d that Linux comes to."""
+
 _PERMISSION = {NO_WRITE: "write", NO_READ: "read"}
 _MSI_WINDOW = range(0xFEE00000, 0xFEF00000)
 _WIDTHS = (48, 39)

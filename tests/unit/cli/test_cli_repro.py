@@ -21,7 +21,7 @@ def test_the_scenario_can_be_looked_at_first():
     done = repro("--dry-run", SEED)
     assert done.exit_code == 0
     assert "iova: 0x900000" in done.stdout
-    assert done.stdout.startswith("title: 02:01.2 is refused a read at 0x900000")
+    assert done.stdout.startswith("title: '02:01.2 is refused a read at 0x900000")
 
 
 def test_a_line_may_be_words_a_file_or_standard_input(tmp_path: Path):
@@ -53,7 +53,8 @@ def test_one_of_several_is_chosen_by_its_line():
         (["."], "", ". is a folder"),
         (["--write", "again.txt", SEED], "", "ends in .yaml"),
         (["--write", "no/such/again.yaml", SEED], "", "there is no folder no/such"),
-        ([SEED.replace("06", "02")], "", "reason 0x02 (present bit in context entry is clear)"),
+        ([SEED.replace("06", "13")], "", "reason 0x0d (context entry blocks"),
+        (["--tier", "guest", SEED.replace("06", "02")], "", "reason 0x02 (present bit in context entry is clear)"),
         ([SEED.replace("02:01.2", "00:1f.2")], "", "there is room from 00:01.0"),
         ([SEED.replace("900000", "fee00000")], "", "interrupt address range"),
         (["--state", "read-only", SEED], "", "a read-only mapping refuses writes"),

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from harness.fault import parse_kernel_log
-from harness.repro.kinds import State
+from harness.repro.kinds import State, Tier
 from harness.repro.line import line_pattern, linux_line
 from harness.repro.place import NotReproducible, place
 from harness.repro.plan import Plan, plan
+from harness.repro.recipes import RECIPES
 from harness.results import FaultRecord, Vendor
+from harness.scenario.bare import BareScenario
 from harness.scenario.load import parse_scenario
 from harness.scenario.model import Scenario
 
@@ -25,7 +27,9 @@ def made(line: str, state: State = State.NEVER_MAPPED) -> Plan:
 
 
 def scenario(line: str, state: State = State.NEVER_MAPPED) -> Scenario:
-    return parse_scenario(made(line, state).text, Path("again.yaml"))
+    found = parse_scenario(made(line, state).text, Path("again.yaml"))
+    assert isinstance(found, Scenario)
+    return found
 
 
 def read(requester: str = "02:00.0", address: int = 0x900000, reason: int = 0x06, access: str = "Read") -> str:
@@ -105,11 +109,24 @@ def test_an_address_beyond_the_width_takes_the_widest_that_it_is_beyond(address:
         (read(address=0xFEE01000), State.NEVER_MAPPED, "interrupt address range"),
         (read(address=0x900000, reason=4), State.NEVER_MAPPED, "within 39 bits"),
         (read(address=1 << 48), State.NEVER_MAPPED, "beyond 48 bits"),
-        (read(reason=0x02), State.NEVER_MAPPED, "0x02 .*context entry is clear"),
+        (read(reason=0x0D), State.NEVER_MAPPED, "never gives reason 0x0d .*context entry blocks"),
+        (read(reason=0x80), State.NEVER_MAPPED, "never gives reason 0x80"),
         (read(reason=0x05), State.NEVER_MAPPED, "about a write"),
         (read(), State.READ_ONLY, "refuses writes"),
         ("DMAR: [DMA Read] Request device [02:00.0] fault addr\n", State.NEVER_MAPPED, "lacks"),
-        ("DMAR: [INTR-REMAP] Request device [02:00.0] fault index 1f [fault reason 0x26]", State.NEVER_MAPPED, "0x26"),
+        ("INTR-REMAP: Request device [02:00.0] fault index 1f [fault reason 0x27]", State.NEVER_MAPPED, "never gives"),
+        ("INTR-REMAP: Request device [02:00.0] fault index 1f [fault reason 0x25]", State.NEVER_MAPPED, "no index"),
+        ("INTR-REMAP: Request device [02:00.0] fault index 1 [fault reason 0x21]", State.NEVER_MAPPED, "every table"),
+        ("INTR-REMAP: Request device [02:00.0] fault index 100 [fault reason 0x22]", State.NEVER_MAPPED, "256 entries"),
+        (
+            "INTR-REMAP: Request device [02:00.0] fault index 1 [fault reason 0x0c]",
+            State.NEVER_MAPPED,
+            "no interrupt's",
+        ),
+        (read(reason=0x22), State.NEVER_MAPPED, "about an interrupt"),
+        (read(reason=0x85), State.NEVER_MAPPED, "about a write"),
+        (read(reason=0x0C, address=1 << 48), State.NEVER_MAPPED, "beyond 48 bits"),
+        (read(reason=0x0C, address=0xFEE00000), State.NEVER_MAPPED, "interrupt address range"),
     ],
 )
 def test_a_rule_that_stands_in_the_way_is_named(line: str, state: State, rule: str):
@@ -169,3 +186,34 @@ def test_linuxs_line_is_read_back(requester: str):
     assert (back.requester, back.access, back.address, back.reason) == (requester, "write", 0x900000, 5)
     assert re.search(line_pattern(fault), linux_line(fault))
     assert not re.search(line_pattern(fault), linux_line(fault.model_copy(update={"address": 0x800000})))
+
+
+@pytest.mark.parametrize("reason", RECIPES)
+@pytest.mark.parametrize("requester", ["02:00.0", "3d:01.2", "00:05.0"])
+def test_every_reason_of_the_emulator_has_a_bare_scenario(reason: int, requester: str):
+    recipe = RECIPES[reason]
+    access = recipe.access or "read"
+    interrupt = access == "interrupt"
+    index = {0x25: 0}.get(reason, 7) if interrupt else None
+    record = FaultRecord(
+        witness="kernel",
+        requester=requester,
+        access=access,
+        address=None if interrupt else 0x7F0000123000,
+        index=index,
+        reason=reason,
+    )
+    made = plan(record, "", tier=Tier.BARE)
+    found = parse_scenario(made.text, Path("again.yaml"))
+    assert isinstance(found, BareScenario)
+    assert found.machine.address("dut") == requester
+    (fault,) = found.expect.faults
+    assert (fault.requester, fault.access, fault.reason, fault.index) == (requester, access, reason, index)
+
+
+def test_only_what_linux_does_is_done_by_linux():
+    assert made(read()).tier is Tier.GUEST
+    assert made(read(reason=2)).tier is Tier.BARE
+    record = FaultRecord(witness="kernel", vendor="virtio", requester="02:00.0", access="read", address=0, reason=2)
+    with pytest.raises(NotReproducible, match="VT-d only"):
+        plan(record, "", tier=Tier.BARE)
