@@ -88,7 +88,7 @@ def bare_argv(spec: BareSpec, capabilities: Capabilities, *, qtest: int, bios: i
     """
     argv = ["-nodefaults", "-no-user-config", "-display", "none", "-name", "usdm-harness-bare"]
     argv += ["-machine", f"{capabilities.machine_type},sata=off,smbus=off,vmport=off,pit=off,hpet=off"]
-    argv += ["-accel", "tcg", "-icount", "shift=auto,sleep=off", "-m", f"{spec.memory >> 20}M"]
+    argv += ["-accel", "tcg", "-icount", "shift=0,sleep=off", "-m", f"{spec.memory >> 20}M"]
     argv += ["-bios", f"/proc/self/fd/{bios}"]
     if capabilities.sandbox:
         argv += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]

@@ -22,6 +22,7 @@ from harness.run.options import RunOptions
 from harness.scenario import Scenario, find_scenarios, load_scenario
 
 Say = Callable[[str], None]
+_UNUSED = Decision("tcg", "no guest is started")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,9 @@ def prepare(options: RunOptions, say: Say, *, guests: bool = True) -> Resources:
     builds = {name: _build(name, options, say) for name in dict.fromkeys(options.qemu)}
     images = {kernel: _image(kernel, options, say) for kernel in dict.fromkeys(options.kernels) if guests}
     emulations = {
-        name: Emulation(build, capabilities(build), decide(build, options.accel)) for name, build in builds.items()
+        # KVM is tried where a guest may need it: that takes seconds.
+        name: Emulation(build, capabilities(build), decide(build, options.accel) if guests else _UNUSED)
+        for name, build in builds.items()
     }
     return Resources(emulations, images, payload, library)
 

@@ -71,7 +71,7 @@ class _Check:
         return False
 
     def _device(self, name: str | None, path: Path_, *, key: bool = False) -> bool:
-        return self._name(name, self._machine.devices, "device of the machine", path, key)
+        return self._name(name, self._machine.devices, "device of the machine", path, key=key)
 
     def _domain(self, name: str | None, path: Path_) -> bool:
         return self._name(name, self._scenario.tables.domains, "domain of tables.domains", path)
