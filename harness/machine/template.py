@@ -117,6 +117,8 @@ class Ingredients:
             words.insert(1, f"{self.spec.aw_bits} bits")
         if self.spec.buses != MachineSpec().buses:
             words.append(f"{self.spec.buses} buses")
+        if self.spec.any_function:
+            words.append("functions anywhere")
         if self.spec.vm:
             words.append("a VM inside")
         devices = [f"{device.model} at {device.at}" for device in self.spec.devices]

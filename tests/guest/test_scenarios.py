@@ -25,13 +25,14 @@ def _booted() -> list[Path]:
     """The DMA scenarios, and the first of each machine that they do not have: what a clone may do otherwise.
 
     Not those with a virtual machine inside: it boots for longer than all others together, and does so for the template.
+    Nor those that are booted anyway.
     """
     chosen = [file for file in FILES if file.parent.name == "dma"]
     machines = {load_scenario(file).machine.model_dump_json(exclude={"devices"}) for file in chosen}
     for file in FILES:
         machine = load_scenario(file).machine
         text = machine.model_dump_json(exclude={"devices"})
-        if text not in machines and not machine.vm:
+        if text not in machines and not machine.vm and machine.iommu != "amd":
             machines.add(text)
             chosen.append(file)
     return chosen
@@ -74,7 +75,8 @@ def by_file(run: RunResult) -> dict[Path, CellResult]:
 def test_the_runs_cover_all_scenarios(cloned: dict[Path, CellResult], booted: dict[Path, CellResult]):
     assert set(cloned) == set(FILES)
     assert set(booted) == set(BOOTED)
-    assert {cell.start for cell in cloned.values()} == {"clone"}
+    # QEMU cannot freeze a guest with AMD's IOMMU.
+    assert {file for file, cell in cloned.items() if cell.start != "clone"} == set(scenarios_dir().glob("amd/*.yaml"))
     assert {cell.start for cell in booted.values()} == {"boot"}
     assert sum(cell.implementation == "both" for cell in cloned.values()) > 90
 
@@ -88,7 +90,7 @@ def test_scenario(cloned: dict[Path, CellResult], file: Path):
         assert evidence is not None
         assert len(evidence.steps) > 0
     assert cell.versions is not None
-    assert len(cell.versions.template) == 64
+    assert len(cell.versions.template) == (64 if cell.start == "clone" else 0)
     folder = Path(cell.folder)
     for side in ("usdm", "libusdm") if cell.implementation == "both" else (".",):
         for name in ("console.log", "kernel.log", "qmp.log", "qemu.log", "qemu.sh"):

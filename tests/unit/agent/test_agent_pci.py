@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,60 @@ def test_a_write_reaches_the_file_and_leaves_nothing_open(tmp_path: Path) -> Non
     assert (tmp_path / "rescan").read_text() == "1"
     assert not (tmp_path / "none").exists()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+class Ports(Sysfs):
+    """A folder like /sys with root ports, which get the bus that stands in their configuration when they are found."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.plugged = {"0000:00:10.0", "0000:00:13.0"}
+        self.config: dict[str, bytes] = {}
+        self.deaf = False
+        for name in self.plugged:
+            self.know(name)
+
+    def know(self, name: str) -> None:
+        super().know(name)
+        kept = self.config.get(name, bytes(64))
+        (self.bus / "devices" / name / "config").write_bytes(kept)
+        if not self.deaf:
+            (self.bus / "devices" / name / f"pci_bus/0000:{kept[0x19]:02x}").mkdir(parents=True)
+
+    def write(self, path: str, text: str) -> None:
+        where = Path(path).resolve()
+        if where.name == "remove":
+            self.config[where.parent.name] = (where.parent / "config").read_bytes()
+            (where.parent / "config").unlink()
+            shutil.rmtree(where.parent / "pci_bus", ignore_errors=True)
+        super().write(path, text)
+
+
+def test_ports_get_their_numbers_and_are_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sysfs = Ports(tmp_path)
+    monkeypatch.setattr(pci, "write", sysfs.write)
+    pci.renumber({"00:10.0": 0x3D, "00:13.0": 4}, str(sysfs.bus))
+    assert sysfs.config["0000:00:10.0"][0x18:0x1B] == b"\x00\x3d\x3d"
+    assert sysfs.config["0000:00:13.0"][0x18:0x1B] == b"\x00\x04\x04"
+    assert [path for path, _ in sysfs.writes] == [
+        "bus/pci/devices/0000:00:10.0/remove",
+        "bus/pci/devices/0000:00:13.0/remove",
+        "class/pci_bus/0000:00/rescan",
+    ]
+
+
+def test_without_ports_to_number_nothing_is_scanned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sysfs = Ports(tmp_path)
+    monkeypatch.setattr(pci, "write", sysfs.write)
+    pci.renumber({}, str(sysfs.bus))
+    assert sysfs.writes == []
+
+
+def test_a_port_that_is_not_there_or_takes_no_number_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sysfs = Ports(tmp_path)
+    monkeypatch.setattr(pci, "write", sysfs.write)
+    with pytest.raises(StepError, match=r"no root port 0000:00:17\.0"):
+        pci.renumber({"00:17.0": 0x3D}, str(sysfs.bus))
+    sysfs.deaf = True
+    with pytest.raises(StepError, match=r"0000:00:10\.0 did not get the bus 3d"):
+        pci.renumber({"00:10.0": 0x3D}, str(sysfs.bus))

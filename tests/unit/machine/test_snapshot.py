@@ -196,3 +196,9 @@ def test_which_builds_can_clone_a_machine_with_an_nvme(machine_type: str, model:
     found = Capabilities(machine_type, True, {}, frozenset())
     spec = MachineSpec(devices=(DeviceSpec("edu0", "edu", "01:00.0"), DeviceSpec("a", model, "02:00.0")))  # type: ignore[arg-type]
     assert snapshot.can_load(found, spec) is can
+
+
+def test_a_machine_with_amd_iommu_is_no_clone() -> None:
+    found = Capabilities("pc-q35-11.1", True, {}, frozenset())
+    assert snapshot.can_load(found, MachineSpec(iommu="virtio"))
+    assert not snapshot.can_load(found, MachineSpec(iommu="amd"))

@@ -92,6 +92,7 @@ SPECS = {
     "devices": MachineSpec(devices=(ON_BUS_0,)),
     "buses": MachineSpec(buses=5),
     "vm": MachineSpec(vm=True),
+    "any_function": MachineSpec(any_function=True),
 }
 OTHERS = {
     **{f"spec.{name}": replace(PLAIN, spec=spec.frozen) for name, spec in SPECS.items()},
@@ -129,6 +130,8 @@ def test_the_key_does_not_change_with_devices_behind_ports() -> None:
     spec = MachineSpec(devices=(BEHIND_PORT,))
     assert spec.frozen.devices == ()
     assert replace(PLAIN, spec=spec.frozen).key == PLAIN.key
+    elsewhere = MachineSpec(devices=(replace(BEHIND_PORT, at="3d:00.0"), replace(BEHIND_PORT, name="b", at="fe:00.0")))
+    assert replace(PLAIN, spec=elsewhere.frozen).key == PLAIN.key
     both = MachineSpec(devices=(BEHIND_PORT, ON_BUS_0))
     assert both.frozen.devices == both.fixed_devices == (ON_BUS_0,)
     assert replace(PLAIN, spec=both.frozen).key == OTHERS["spec.devices"].key

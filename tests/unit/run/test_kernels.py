@@ -172,3 +172,19 @@ def test_fetch_gets_what_the_projects_scenarios_need_unless_a_kernel_is_named(
     fetch_all(RunOptions(kernels=kernels), (), said.append)
     assert [name for _, name in images.asked] == built
     assert ("some scenarios need kernel lab" in said) is ("lab" in built)
+
+
+@pytest.mark.parametrize("properties", [{}, {"amd-iommu": frozenset({"intremap"})}])
+def test_a_build_whose_amd_iommu_remaps_no_dma_skips_it(images: Images, properties: dict[str, frozenset[str]]):
+    text = "title: t\nsource: s\nmachine: {iommu: amd}\nsteps: [{at_fork: {}}]\n"
+    one = replace(cell("{}"), scenario=parse_scenario(text, "x.yaml"))
+    resources = images.resources
+    emulation = resources.emulations["11.1"]
+
+    def with_amd(names: dict[str, frozenset[str]]) -> Resources:
+        able = replace(emulation.capabilities, properties=names)
+        return replace(resources, emulations={"11.1": replace(emulation, capabilities=able)})
+
+    said = f"needs QEMU >=11 for iommu: amd, this is {emulation.build.version}, whose amd-iommu remaps no DMA"
+    assert unmet(one, with_amd(properties)) == said
+    assert unmet(one, with_amd({"amd-iommu": frozenset({"dma-remap"})})) is None

@@ -123,7 +123,7 @@ def test_a_shell_is_a_clone_whose_devices_are_there_before_it_is_ready(pretended
     assert pretended.shell() == 7
     assert pretended.plans[0].template is not None
     assert pretended.plans[0].spec.buses == 4
-    asked = {"devices": {"edu0": "02:00.0"}, "vfs": {}, "replaced": [], "implementation": "usdm"}
+    asked = {"devices": {"edu0": "02:00.0"}, "vfs": {}, "replaced": [], "implementation": "usdm", "ports": {}}
     assert pretended.asked == [("_begin", asked)]
     assert pretended.said[:2] == ["making a template", "cloning 6.12.88 on QEMU 11.1.3 (tcg)"]
     assert pretended.said[2].startswith("ready: edu0 at 02:00.0; ")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from scenario_said import FILE, HEAD, problems_of, said
+from scenario_said import FILE, HEAD, said
 
 from harness.scenario import Scenario, parse_scenario
 from harness.scenario.defects import DEFECTS, OTHER
@@ -231,16 +231,6 @@ def test_a_width_of_36_bits_is_for_virtio_only() -> None:
     assert parsed(f"title: t\nsource: s\nmachine: {{iommu: virtio, aw_bits: 36}}\n{steps}").machine.aw_bits == 36
     (found,) = said(f"title: t\nsource: s\nmachine: {{aw_bits: 36}}\n{steps}")
     assert found == "3:10 expected aw_bits 39 or 48, found 36"
-
-
-@pytest.mark.parametrize("inside", [False, True])
-def test_no_dma_behind_virtio_iommu_not_even_of_a_child(inside: bool) -> None:
-    step = "dma_read: {device: edu0, iova: 0x200000, size: 16}"
-    step = f"fork: {{steps: [{{{step}}}]}}" if inside else step
-    text = with_step(step).replace("machine: {", "machine: {iommu: virtio, ")
-    found = problems_of(text)
-    assert [one.message for one in found] == ["expected no DMA behind virtio-iommu, found dma_read"]
-    assert found[0].line == 8
 
 
 def test_a_buffer_whose_pieces_were_mapped_has_no_iova_of_its_own() -> None:

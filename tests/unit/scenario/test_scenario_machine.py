@@ -20,7 +20,7 @@ def machine(value: str) -> list[str]:
     ("value", "message"),
     [
         ("none", "1:10 expected a mapping, found 'none'"),
-        ("{iommu: amd}", "1:18 expected intel, virtio or none, found 'amd'"),
+        ("{iommu: arm}", "1:18 expected intel, virtio, amd or none, found 'arm'"),
         ("{aw_bits: 40}", "1:20 expected 36, 39 or 48, found 40"),
         ('{aw_bits: "39"}', "1:20 expected 36, 39 or 48, found '39'"),
         ("{memory: 100M}", "1:19 expected a memory size from 128M to 64G in whole MiB, found 104857600"),
@@ -35,7 +35,10 @@ def machine(value: str) -> list[str]:
         ("{devices: {edu0: {}}}", "1:21 expected 'model' in 'edu0', found none"),
         ("{devices: {edu0: {model: edu}}}", "1:27 expected an address, found none"),
         ("{devices: {a: {model: igb, at: 02:00.0}}}", "1:32 expected edu, nvme or vf, found 'igb'"),
-        ("{devices: {a: {model: nvme, at: 00:05.0}}}", "1:24 expected an nvme behind a root port, found '00:05.0'"),
+        ("{devices: {a: {model: nvme, at: 00:05.0}}}",
+         "1:24 expected an nvme behind a root port, at bb:00.0, found '00:05.0'"),
+        ("{devices: {a: {model: nvme, at: 02:01.2}}}",
+         "1:24 expected an nvme behind a root port, at bb:00.0, found '02:01.2'"),
         ("{devices: {a: {model: nvme, at: 02:00.0, vfs: 128}}}", "1:56 expected a number of at most 127, found 128"),
         ("{devices: {a: {model: edu, at: 02:00.0, vfs: 1}}}",
          "1:24 expected VFs of an nvme only, found vfs beside model: edu"),
@@ -53,12 +56,13 @@ def machine(value: str) -> list[str]:
          "1:124 expected an address of its own, found 02:00.4, which is 'a'"),
         ("{devices: {a: {model: edu, at: 2}}}", "1:41 expected a PCI address (bus:device.function), found 2"),
         ("{devices: {a: {model: edu, at: 02:00}}}", "1:41 expected a PCI address (bus:device.function), found '02:00'"),
-        ("{devices: {a: {model: edu, at: 09:00.0}}}",
-         "1:41 expected a PCI address where a device can be, found '09:00.0'"),
-        ("{devices: {a: {model: edu, at: 02:01.0}}}",
-         "1:41 expected a PCI address where a device can be, found '02:01.0'"),
-        ("{devices: {a: {model: edu, at: 02:00.1}}}",
-         "1:41 expected a PCI address where a device can be, found '02:00.1'"),
+        ("{devices: {a: {model: edu, at: ff:00.0}}}",
+         "1:41 expected a PCI address where a device can be, found 'ff:00.0'"),
+        ("{devices: {a: {model: edu, at: 00:00.1}}}",
+         "1:41 expected a PCI address where a device can be, found '00:00.1'"),
+        ("{iommu: amd, devices: {a: {model: edu, at: 09:00.0}}}",
+         "1:10 expected buses 00 to 08 with iommu: amd, found bus 09"),
+        ("{iommu: amd, aw_bits: 39}", "1:10 expected aw_bits 48, found 39"),
         ("{devices: {a: {model: edu, at: 00:1f.0}}}",
          "1:41 expected a PCI address where a device can be, found '00:1f.0'"),
         ("{devices: {a-b: {model: edu, at: 02:00.0}}}", "1:21 expected a name, found 'a-b'"),
@@ -124,6 +128,65 @@ def test_a_dma_that_an_nvme_can_do(device: str, size: int) -> None:
     offset = NVME_BYTES - size
     text = f"{NVME}  - dma_write: {{device: {device}, buffer: b, offset: -4, size: {size}, device_offset: {offset}}}\n"
     assert parse_scenario(text, "x.yaml").steps
+
+
+@pytest.mark.parametrize("address", ["01:00.0", "3d:00.0", "fe:1f.7", "3d:01.2", "00:01.0", "00:0f.7"])
+def test_where_an_edu_can_be(address: str) -> None:
+    assert Machine(devices={"a": Device(model="edu", at=address)}).addresses == {"a": address}
+
+
+def test_a_vf_is_on_its_pfs_bus() -> None:
+    pf, vf = Device(model="nvme", at="3d:00.0", vfs=16), Device(model="vf", of="pf", number=10)
+    assert Machine(devices={"pf": pf, "vf": vf}).addresses["vf"] == "3d:01.2"
+
+
+def test_devices_on_nine_buses_are_too_many() -> None:
+    text = ", ".join(f"e{bus}: {{model: edu, at: '{bus:02x}:00.0'}}" for bus in range(0x3A, 0x43))
+    assert machine(f"{{devices: {{{text}}}}}") == ["1:10 expected devices on at most 8 buses, found 9"]
+
+
+REASONS = """\
+title: t
+source: s
+machine: {iommu: %s, devices: {edu0: {model: edu, at: "02:00.0"}}}
+steps:
+  - open: {device: edu0}
+expect:
+  faults:
+    - {device: edu0, access: read, address: 1, reason: %s}
+"""
+
+
+@pytest.mark.parametrize(
+    ("iommu", "reason", "message"),
+    [
+        ("virtio", "6", "8:56 expected a reason of iommu: virtio (unknown or domain or mapping), found 0x06"),
+        ("virtio", "io_page_fault",
+         "8:56 expected a reason of iommu: virtio (unknown or domain or mapping), found 'io_page_fault'"),
+        ("amd", "6", "8:56 expected a reason of iommu: amd (io_page_fault), found 0x06"),
+        ("intel", "mapping", "8:56 expected a reason of iommu: intel (a number), found 'mapping'"),
+        ("none", "6", "8:56 expected no fault of a machine without a vIOMMU, found one"),
+        ("virtio", "maping", "8:56 expected a fault reason, found 'maping'"),
+        ("intel", "0", "8:56 expected a fault reason, found 0"),
+        ("intel", "256", "8:56 expected a fault reason, found 256"),
+        ("intel", "true", "8:56 expected a fault reason, found true"),
+    ],
+)  # fmt: skip
+def test_a_reason_is_one_of_the_machines_iommu(iommu: str, reason: str, message: str) -> None:
+    assert said(REASONS % (iommu, reason)) == [message]
+
+
+@pytest.mark.parametrize(
+    ("iommu", "reason", "code"),
+    [
+        ("intel", "0x71", 0x71),
+        *(("virtio", "unknown", 0), ("virtio", "domain", 1), ("virtio", "mapping", 2)),
+        ("amd", "io_page_fault", 2),
+    ],
+)
+def test_a_reason_has_a_code_and_says_whose_it_is(iommu: str, reason: str, code: int) -> None:
+    (fault,) = parse_scenario(REASONS % (iommu, reason), "x.yaml").expect.faults
+    assert (fault.vendor, fault.code) == (iommu, code)
 
 
 def test_a_namespace_is_as_large_as_qemus() -> None:
