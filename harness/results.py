@@ -84,6 +84,7 @@ class Evidence(Record):
 
 
 Vendor = Literal["intel", "amd", "arm", "virtio", "xen", "freebsd"]
+Access = Literal["read", "write", "interrupt"]
 
 
 class FaultRecord(Record):
@@ -105,12 +106,13 @@ class FaultRecord(Record):
         time: the source's own clock in seconds (the kernel's since boot, the trace's wall clock), or None. The clocks
             of two witnesses must not be subtracted from each other.
         index: index into the interrupt remapping table for ``interrupt``, else None.
+        flags: the flags of an AMD-Vi event, else None.
     """
 
     witness: Literal["trace", "kernel", "registers"]
     vendor: Vendor = "intel"
     requester: str
-    access: Literal["read", "write", "interrupt"] | None
+    access: Access | None
     address: int | None
     reason: int | None
     reason_text: str | None = None
@@ -120,6 +122,27 @@ class FaultRecord(Record):
     step: int | None = None
     time: float | None = None
     index: int | None = None
+    flags: int | None = None
+
+
+class StatusLine(Record):
+    """One ``DRHD: handling fault status reg N`` line: a fault interrupt came, whether or not its record was printed.
+
+    Args:
+        value: the fault status register.
+        overflow: PFO, a fault came while the record of another device was pending, and was lost.
+        pending: PPF, there is at least one record to read.
+        index: FRI, the first record to read.
+        line: 1-based line in the log.
+        time: seconds since boot, or None.
+    """
+
+    value: int
+    overflow: bool
+    pending: bool
+    index: int
+    line: int
+    time: float | None = None
 
 
 class Check(Record):

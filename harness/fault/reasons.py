@@ -6,9 +6,9 @@ remapping, 0x30-0x92 for scalable mode. The words are those that engineers meet 
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
-from harness.results import FaultRecord, Vendor
+from harness.results import Access, FaultRecord, Vendor
 
 REASONS: Final[dict[int, str]] = {
     0x00: "software",
@@ -92,8 +92,6 @@ REASONS: Final[dict[int, str]] = {
     0x91: "accessed/dirty update in first-level entry failed",
     0x92: "extended-accessed update in first-level entry failed",
 }
-
-Access = Literal["read", "write", "interrupt"]
 
 # What the reason alone says of the access; used where a log line lost the rest.
 _READ: Final = frozenset({0x06, 0x86})
