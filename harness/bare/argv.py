@@ -11,7 +11,7 @@ from harness.bare.spec import BareDeviceSpec, BareSpec
 from harness.errors import ConfigurationError, InfrastructureError
 from harness.machine.devices import device_arguments
 from harness.machine.probe import Capabilities
-from harness.machine.spec import DeviceSpec
+from harness.machine.spec import DeviceSpec, MachineSpec
 
 _FIRMWARE_BYTES = 64 * 1024
 _RESET_VECTOR = 16  # bytes before the end
@@ -134,7 +134,8 @@ def _device(device: BareDeviceSpec, number: int, capabilities: Capabilities) -> 
         # Identify needs no namespace, so the disk and its descriptor are left out.
         at = f"{device.bus:02x}:{device.slot:02x}.{device.function:x}"
         spec = DeviceSpec(device.name, "nvme", at, device.vfs)
-        words = device_arguments(spec, number, {device.name: -1}, capabilities.properties)
+        machine = MachineSpec(devices=(spec,))
+        words = device_arguments(spec, number, {device.name: -1}, capabilities.properties, machine)
         wanted = [json.loads(word) for word in words if word.startswith('{"driver": "nvme')]
         options = [one for one in wanted if one["driver"] in ("nvme-subsys", "nvme")]
         options[-1] |= place

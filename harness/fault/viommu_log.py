@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from typing import Final, Literal
 
 from harness.fault.kernel_log import KernelFaults
-from harness.fault.viommu_trace import AMD_PAGE_FAULT, requester_name
+from harness.fault.requester import requester_name
+from harness.fault.viommu_trace import AMD_PAGE_FAULT
 from harness.results import FaultRecord
 
 _REASONS: Final = {"unknown": 0, "domain": 1, "page": 2}

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Final, Literal
 
+from harness.fault.requester import requester_name
 from harness.results import FaultRecord
 
 AMD_PAGE_FAULT: Final = 2
@@ -42,11 +43,6 @@ _WRITE: Final = 2  # both of a translation's flag and of a fault's flags; 1 is a
 _READ: Final = 1
 # Nobody says whose a page fault is when its second event is missing; no device has this name, so it is never expected.
 _NOBODY: Final = "??:??.?"
-
-
-def requester_name(sid: int) -> str:
-    """A 16-bit requester ID as ``bus:device.function``."""
-    return f"{sid >> 8 & 0xFF:02x}:{sid >> 3 & 0x1F:02x}.{sid & 7}"
 
 
 class ViommuTrace:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from harness.fault.reasons import describe, is_interrupt_reason
-from harness.fault.trace import requester_name
+from harness.fault.requester import requester_name
 from harness.results import FaultRecord, StepEvidence
 
 KEY: Final = "registers"

@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 
 from harness.fault.forms.common import Finds, Form, Found, Line
 from harness.fault.reasons import is_interrupt_reason
-from harness.fault.trace import requester_name
+from harness.fault.requester import requester_name
 
 _FAULT: Final = re.compile(
     r"pci\d{1,3}:\d{1,3}:\d{1,3} sid (?P<sid>[0-9a-f]{1,4}) fault acc (?P<read>[01])"
