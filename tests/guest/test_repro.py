@@ -11,6 +11,13 @@ import pytest
 
 from harness.agent.nvme_memory import place_of
 from harness.fault import parse_kernel_log
+from harness.repro.kinds import Tier
+from harness.repro.line import linux_line
+from harness.repro.plan import plan
+from harness.repro.recipes import RECIPES
+from harness.results import FaultRecord, Outcome, Progress
+from harness.run import run_scenarios
+from harness.run.options import RunOptions
 
 SEED = "DMAR:[DMA Read] Request device [02:01.2] fault addr 900000 DMAR:[fault reason 06] PTE Read access is not set"
 OLD = """\
@@ -19,6 +26,11 @@ OLD = """\
 [ 1234.6] DMAR:[fault reason 05] PTE Write access is not set
 """
 WIDE = "DMAR: [DMA Read NO_PASID] Request device [0001:01:00.0] fault addr 0x1000000000000 [fault reason 0x04] beyond"
+
+OLD_FORMAT = 0x25
+VIRTIO = "virtio_iommu virtio0: page fault from EP 522 at 0x900000 []"
+AMD = "vfio-pci 0000:02:00.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x000a address=0x900000 flags=0x0000]"
+NOT_BY_LINUX = "DMAR: [DMA Read NO_PASID] Request device [3d:01.2] fault addr 0x7000 [fault reason 0x02] Present bit"
 
 
 def repro(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -49,6 +61,18 @@ def test_the_same_line(log: str, words: tuple[str, ...], vfs: int):
     assert bool(vfs) == (f"vfs: {vfs}" in Path(found["scenario"]).read_text())
 
 
+@pytest.mark.parametrize(("log", "requester"), [(VIRTIO, "02:01.2"), (AMD, "02:00.0"), (NOT_BY_LINUX, "3d:01.2")])
+def test_the_same_fault_of_another_iommu_or_without_a_guest(log: str, requester: str):
+    done = repro("--json", log)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    (wanted,) = parse_kernel_log(log).records
+    seen = found["here"]["fault"]
+    assert found["same"]
+    assert (seen["requester"], seen["vendor"]) == (requester, wanted.vendor)
+    assert (seen["address"], seen["reason"]) == (wanted.address, wanted.reason)
+
+
 def test_the_scenario_that_is_left_passes_by_itself(tmp_path: Path):
     file = tmp_path / "again.yaml"
     done = repro("--write", str(file), SEED)
@@ -70,3 +94,23 @@ def test_another_fault_than_the_wanted_one_is_told(tmp_path: Path):
     assert done.returncode == 1, done.stdout + done.stderr
     assert "not reproduced" in done.stdout
     assert not file.exists()
+
+
+def test_every_reason_that_the_emulator_gives_happens_again(tmp_path: Path):
+    """All of them in one run, on the function 3d:01.2; a scenario passes when exactly its fault was seen."""
+    for reason, recipe in RECIPES.items():
+        interrupt = recipe.access == "interrupt"
+        record = FaultRecord(
+            witness="kernel",
+            requester="3d:01.2",
+            access=recipe.access or "write",
+            address=None if interrupt else 0x7F0000123000,
+            index=(0 if reason == OLD_FORMAT else 7) if interrupt else None,
+            reason=reason,
+        )
+        (tmp_path / f"reason_{reason:02x}.yaml").write_text(plan(record, linux_line(record), tier=Tier.BARE).text)
+    run = run_scenarios(RunOptions(paths=(tmp_path,), fetch=True), Progress())
+    assert {cell.scenario: cell.message for cell in run.cells if cell.outcome is not Outcome.PASS} == {}
+    assert len(run.cells) == len(RECIPES)
+    seen = {cell.scenario: {fault.reason for fault in cell.verdict.faults} for cell in run.cells if cell.verdict}
+    assert seen == {f"reason_{reason:02x}": {reason} for reason in RECIPES}
