@@ -19,7 +19,7 @@ _RESET_VECTOR = 16  # bytes before the end
 _HALT = bytes((0xFA, 0xF4, 0xEB, 0xFD))
 _EDU_MASK = 0xFFFF_FFFF_FFFF_FFFF
 # The events that are witnesses, or tell a reader what the IOMMU was asked to do.
-TRACES = ("vtd_dmar_fault", "apic_deliver_irq")
+TRACES = ("vtd_dmar_fault", "vtd_frr_new", "apic_deliver_irq")
 _SCALABLE = ("scalable-mode", "x-scalable-mode")
 _FIRST_STAGE = ("fsts", "x-flts")
 

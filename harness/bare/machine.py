@@ -145,7 +145,7 @@ class BareMachine:
         if args.interrupts:
             wanted = self._tables.interrupts
             base = self._memory.interrupts if wanted.table is None else wanted.table
-            self._unit.enable_interrupts(table_address(base, wanted.entries), compatibility=args.compatibility)
+            self._unit.enable_interrupts(table_address(base, wanted.entries))
             self._unit.submit(invalidation.interrupt_entry_cache())
         if args.translation:
             self._unit.enable_translation()

@@ -48,10 +48,12 @@ class RemappingUnit:
         """Read what the unit can do, and forget what was done to it: it is as after a reset."""
         self._enabled = 0
         self._tail = 0
+        self._width = invalidation.DESCRIPTOR
         capability, extended = self._qtest.read64(BASE + registers.CAP), self._qtest.read64(BASE + registers.ECAP)
         count = faults.record_count(capability)
         if count != 1:
             raise InfrastructureError(f"this IOMMU has {count} fault recording registers, and only one is understood")
+        self._scalable = bool(extended & registers.SMTS)
         self._record = BASE + faults.record_offset(capability)
         self._iotlb = BASE + registers.iotlb_offset(extended)
 
@@ -76,9 +78,10 @@ class RemappingUnit:
         self._command(registers.SRTP, stays=False)
 
     def enable_queue(self) -> None:
-        """Set the invalidation queue up: one page, descriptors of 16 bytes."""
+        """Set the invalidation queue up: one page, descriptors of 32 bytes where there is scalable mode, else of 16."""
+        self._width = invalidation.WIDE if self._scalable else invalidation.DESCRIPTOR
         self._qtest.write64(BASE + registers.IQT, 0)
-        self._qtest.write64(BASE + registers.IQA, QUEUE)
+        self._qtest.write64(BASE + registers.IQA, QUEUE | (registers.DW if self._scalable else 0))
         self._command(registers.QIE, stays=True)
         self._tail = 0
 
@@ -86,13 +89,11 @@ class RemappingUnit:
         """Set TE."""
         self._command(registers.TE, stays=True)
 
-    def enable_interrupts(self, table: int, *, compatibility: bool) -> None:
-        """Point to the interrupt-remapping table (the value of IRTA), and set IRE, and CFI where asked for."""
+    def enable_interrupts(self, table: int) -> None:
+        """Point to the interrupt-remapping table (the value of IRTA), and set IRE."""
         self._qtest.write64(BASE + registers.IRTA, table)
         self._command(registers.SIRTP, stays=False)
         self._command(registers.IRE, stays=True)
-        if compatibility:
-            self._command(registers.CFI, stays=True)
 
     def disable(self) -> None:
         """Clear TE and IRE."""
@@ -136,8 +137,8 @@ class RemappingUnit:
     def _submit(self, descriptor: bytes) -> None:
         self._qtest.write32(_STATUS_PAGE, 0)
         for one in (descriptor, invalidation.wait(_STATUS_PAGE, _DONE)):
-            self._qtest.write(QUEUE + self._tail, one)
-            self._tail = (self._tail + invalidation.DESCRIPTOR) % PAGE
+            self._qtest.write(QUEUE + self._tail, one.ljust(self._width, b"\0"))
+            self._tail = (self._tail + self._width) % PAGE
         self._qtest.write64(BASE + registers.IQT, self._tail)
         if self._qtest.read32(_STATUS_PAGE) != _DONE:
             status = self._qtest.read32(BASE + faults.FSTS)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from harness.fault import collapse, describe, parse_trace, reason_name
 from harness.fault.reasons import is_interrupt_reason
-from harness.fault.trace import PAGE_SHIFT, page_of
+from harness.fault.trace import PAGE_SHIFT, page_of, requester_name
 from harness.judge.aspect import NOT_SAID, Aspect
 from harness.judge.faults import pair
 from harness.judge.registers import FaultRegister, Registers
@@ -19,6 +19,7 @@ from harness.scenario.bare import BareScenario
 from harness.scenario.bare_steps import BareExpect, BareStep, FaultFields
 
 _DELIVERED: Final = re.compile(r"apic_deliver_irq dest \d+ dest_mode \d+ delivery_mode \d+ vector (\d+) ")
+_RECORDED: Final = re.compile(r"vtd_frr_new index \d+ high 0x([0-9a-f]{1,16}) low 0x([0-9a-f]{1,16})\b")
 _INDEX_SHIFT: Final = 48
 
 
@@ -59,15 +60,31 @@ def judge_bare(scenario: BareScenario, evidence: Evidence) -> Verdict:
 
 
 def step_faults(step: StepEvidence) -> tuple[FaultRecord, ...]:
-    """The faults of a step's trace, each by itself; those of interrupts as such."""
-    return tuple(map(_as_interrupt, parse_trace(step.trace, step.index)))
+    """The faults of a step's trace, each by itself.
+
+    Those of interrupts QEMU tells of only when it records them, as the two words of the register.
+    """
+    return (*parse_trace(step.trace, step.index), *_interrupts(step))
 
 
-def _as_interrupt(fault: FaultRecord) -> FaultRecord:
-    """The record with the index of its interrupt, where its reason is one of interrupt remapping."""
-    if fault.reason is None or not is_interrupt_reason(fault.reason) or fault.address is None:
-        return fault
-    return fault.model_copy(update={"access": "interrupt", "address": None, "index": fault.address >> _INDEX_SHIFT})
+def _interrupts(step: StepEvidence) -> Iterator[FaultRecord]:
+    for number, line in enumerate(step.trace, 1):
+        match = _RECORDED.search(line)
+        if match is None:
+            continue
+        high, low = int(match[1], 16), int(match[2], 16)
+        reason = high >> 32 & 0xFF
+        if is_interrupt_reason(reason):
+            yield FaultRecord(
+                witness="trace",
+                requester=requester_name(high & 0xFFFF),
+                access="interrupt",
+                address=None,
+                reason=reason,
+                line=number,
+                step=step.index,
+                index=low >> _INDEX_SHIFT,
+            )
 
 
 # ---- steps

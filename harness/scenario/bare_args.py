@@ -18,9 +18,6 @@ class Enable(Args):
 
     translation: bool = Field(default=True, description="DMA is translated (GCMD.TE). Default: true.")
     interrupts: bool = Field(default=False, description="Interrupts are remapped (GCMD.IRE). Default: false.")
-    compatibility: bool = Field(
-        default=False, description="Beside interrupts: those of the old format are let through (GCMD.CFI)."
-    )
     queue: bool | None = Field(
         default=None,
         description="Invalidation goes through a queue in memory, and not through registers. Default: in scalable "

@@ -10,8 +10,8 @@ from enum import IntEnum
 
 from harness.machine.vtd.bits import PAGE, put
 
-DESCRIPTOR = 16
-"""Bytes of a descriptor."""
+DESCRIPTOR, WIDE = 16, 32
+"""Bytes of a descriptor; with IQA.DW it has zeros behind."""
 
 _TWO = struct.Struct("<2Q")
 _CONTEXT, _IOTLB, _INTERRUPT, _WAIT, _PASID_IOTLB, _PASIDS = 1, 2, 4, 5, 6, 7

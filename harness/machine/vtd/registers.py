@@ -21,11 +21,12 @@ SIZE = 0x28
 CAP, ECAP, GSTS, RTADDR = 0x08, 0x10, 0x1C, 0x20
 CCMD, IQH, IQT, IQA, IRTA = 0x28, 0x80, 0x88, 0x90, 0xB8
 GCMD = 0x18
-TE, SRTP, QIE, IRE, SIRTP, CFI = 1 << 31, 1 << 30, 1 << 26, 1 << 25, 1 << 24, 1 << 23
+TE, SRTP, QIE, IRE, SIRTP = 1 << 31, 1 << 30, 1 << 26, 1 << 25, 1 << 24
 """Bits of GCMD; those of GSTS that tell of the same thing are at the same places."""
-
-ENABLES = TE | QIE | IRE | CFI
-"""The bits of GCMD that stay as they are when they are written again; the others are done once."""
+DW = 1 << 11
+"""IQA: descriptors have 32 bytes."""
+SMTS = 1 << 43
+"""ECAP: there is scalable mode."""
 
 _LAYOUT = struct.Struct("<I4xQQIIQ")  # VER, CAP, ECAP, GCMD, GSTS, RTADDR
 _TES = 31
