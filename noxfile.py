@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import nox
 
 nox.needs_version = ">=2024.4.15"
@@ -32,11 +38,34 @@ def _unit(session: nox.Session) -> None:
     session.run("pytest", "-n", "auto", "--dist", "worksteal", *QUICK, *session.posargs)
 
 
+FETCH = (
+    *("harness", "fetch", "--qemu", "11.1", "--qemu", "10.0", "--qemu", "7.2"),
+    *("--kernel", "6.12", "--kernel", "7.2", "--kernel", "lab", "--libusdm", "26.08", "--libusdm", "24.02"),
+)
+
+
 def _fetch(session: nox.Session) -> None:
-    builds = ("--qemu", "11.1", "--qemu", "10.0", "--qemu", "7.2")
-    kernels = ("--kernel", "6.12", "--kernel", "7.2", "--kernel", "lab")
-    libraries = ("--libusdm", "26.08", "--libusdm", "24.02")
-    session.run("harness", "fetch", *builds, *kernels, *libraries)
+    session.run(*FETCH)
+
+
+@contextmanager
+def _fetching(session: nox.Session) -> Iterator[None]:
+    """Fetch meanwhile: it waits for the network half of the time. What it said is printed when it is waited for."""
+    with tempfile.TemporaryFile("w+") as said:
+        env = os.environ | {name: value for name, value in session.env.items() if value is not None}
+        command = [f"{session.bin}/{FETCH[0]}", *FETCH[1:]]
+        fetch = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=env)
+        try:
+            yield
+            session.log(" ".join(FETCH))
+            status = fetch.wait()
+            said.seek(0)
+            print(said.read(), end="", flush=True)
+            if status:
+                session.error(f"harness fetch: exit status {status}")
+        finally:
+            fetch.terminate()
+            fetch.wait()
 
 
 def _guest(session: nox.Session) -> None:
@@ -53,10 +82,10 @@ def _guest(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Everything: style, types, folder rules, unit and property tests, then real guests."""
     _install(session)
-    _lint(session)
-    _types(session)
-    _unit(session)
-    _fetch(session)
+    with _fetching(session):
+        _lint(session)
+        _types(session)
+        _unit(session)
     _guest(session)
 
 

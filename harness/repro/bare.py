@@ -13,7 +13,8 @@ _PAGE: Final = 0x1000
 _BYTES: Final = 16
 _WIDTH: Final = 48
 _WINDOW: Final = range(0xFEE00000, 0xFEF00000)
-_INDEX_BEYOND, _OLD_FORMAT, _NOT_CANONICAL = 0x21, 0x25, 0x80
+_INDEX_BEYOND, _NOT_CANONICAL = 0x21, 0x80
+_CANONICAL: Final = 47
 
 
 def bare_text(record: FaultRecord, requester: str, title: str, source: str) -> tuple[str, str]:
@@ -103,9 +104,7 @@ def _fits(record: FaultRecord, recipe: Recipe) -> None:
         index = record.index or 0
         if record.reason == _INDEX_BEYOND and index < FEW_ENTRIES:
             raise NotReproducible(f"index {index} is in every table, so {reason} does not name it")
-        if record.reason == _OLD_FORMAT and index:
-            raise NotReproducible(f"a message of the old format has no index, and QEMU records 0, not {index}")
-        if record.reason not in (_INDEX_BEYOND, _OLD_FORMAT) and index >= ENTRIES:
+        if record.reason != _INDEX_BEYOND and index >= ENTRIES:
             raise NotReproducible(f"index {index} is beyond the tables of the bare tier, which have {ENTRIES} entries")
         return
     if record.access is None or record.address is None:
@@ -118,6 +117,8 @@ def _fits(record: FaultRecord, recipe: Recipe) -> None:
         )
     if record.address >> _WIDTH:
         raise NotReproducible(f"{record.address:#x} is beyond 48 bits, where QEMU's IOMMU gives another reason")
+    if record.reason == _NOT_CANONICAL and not record.address >> _CANONICAL:
+        raise NotReproducible(f"{record.address:#x} is canonical, so {reason} does not name it")
 
 
 def _neighbour(requester: str) -> str:

@@ -113,13 +113,11 @@ RECIPES: Final[dict[int, Recipe]] = {
     0x22: _interrupt("the table's entry is not present"),
     0x23: _interrupt("the table is where no memory is", table=f"table: {_NO_MEMORY}"),
     0x24: _interrupt("a reserved bit of the table's entry is set", ", vector: 0x51, bits: [100]"),
-    0x25: _interrupt("messages of the old format are not allowed", message="address: 0xfee00000, data: 0x61"),
     0x26: _interrupt(
         "the table's entry is another function's",
         ", vector: 0x51, source: other",
         beside=('other: {model: edu, at: "{neighbour}"}',),
     ),
-    0x30: Recipe("the root table is said to have a mode that means nothing", (*_mapped(), "mode: reserved")),
     0x50: _scalable("the PASID directory is where no memory is", _mapped(f", table: {_NO_MEMORY}")),
     0x51: _scalable("the PASID directory entry is not present", _mapped(", directory: {present: false}")),
     0x58: _scalable("the PASID table is where no memory is", _mapped(f", directory: {{table: {_NO_MEMORY}}}")),
@@ -135,6 +133,12 @@ RECIPES: Final[dict[int, Recipe]] = {
     ),
     0x72: _first("a reserved bit of the page's entry is set", pages=", bits: [50]"),
     0x73: _first("the first first-stage page table is where no memory is", f", pasid: {{table: {_NO_MEMORY}}}"),
+    0x80: Recipe(
+        "the address is not canonical",
+        ("mode: scalable", "domains: {d: {stage: first}}", "contexts: {dut: {domain: d}}"),
+        machine=("scalable: true", "first_stage: true"),
+        qemu=">=10.0",
+    ),
     0x81: _first(
         "the page is for privileged requests only",
         before=(f"- entry: {{domain: d, iova: {{page}}, level: 1, table: {_MEMORY}, access: none, bits: [0, 1]}}",),

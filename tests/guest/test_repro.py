@@ -27,7 +27,7 @@ OLD = """\
 """
 WIDE = "DMAR: [DMA Read NO_PASID] Request device [0001:01:00.0] fault addr 0x1000000000000 [fault reason 0x04] beyond"
 
-OLD_FORMAT = 0x25
+NOT_CANONICAL = 0x80
 VIRTIO = "virtio_iommu virtio0: page fault from EP 522 at 0x900000 []"
 AMD = "vfio-pci 0000:02:00.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x000a address=0x900000 flags=0x0000]"
 NOT_BY_LINUX = "DMAR: [DMA Read NO_PASID] Request device [3d:01.2] fault addr 0x7000 [fault reason 0x02] Present bit"
@@ -104,8 +104,8 @@ def test_every_reason_that_the_emulator_gives_happens_again(tmp_path: Path):
             witness="kernel",
             requester="3d:01.2",
             access=recipe.access or "write",
-            address=None if interrupt else 0x7F0000123000,
-            index=(0 if reason == OLD_FORMAT else 7) if interrupt else None,
+            address=None if interrupt else 0x800000123000 if reason == NOT_CANONICAL else 0x7F0000123000,
+            index=7 if interrupt else None,
             reason=reason,
         )
         (tmp_path / f"reason_{reason:02x}.yaml").write_text(plan(record, linux_line(record), tier=Tier.BARE).text)

@@ -110,12 +110,13 @@ def test_an_address_beyond_the_width_takes_the_widest_that_it_is_beyond(address:
         (read(address=0x900000, reason=4), State.NEVER_MAPPED, "within 39 bits"),
         (read(address=1 << 48), State.NEVER_MAPPED, "beyond 48 bits"),
         (read(reason=0x0D), State.NEVER_MAPPED, "never gives reason 0x0d .*context entry blocks"),
-        (read(reason=0x80), State.NEVER_MAPPED, "never gives reason 0x80"),
+        (read(reason=0x80), State.NEVER_MAPPED, "is canonical"),
+        (read(reason=0x30), State.NEVER_MAPPED, "never gives reason 0x30"),
         (read(reason=0x05), State.NEVER_MAPPED, "about a write"),
         (read(), State.READ_ONLY, "refuses writes"),
         ("DMAR: [DMA Read] Request device [02:00.0] fault addr\n", State.NEVER_MAPPED, "lacks"),
         ("INTR-REMAP: Request device [02:00.0] fault index 1f [fault reason 0x27]", State.NEVER_MAPPED, "never gives"),
-        ("INTR-REMAP: Request device [02:00.0] fault index 1f [fault reason 0x25]", State.NEVER_MAPPED, "no index"),
+        ("INTR-REMAP: Request device [02:00.0] fault index 1f [fault reason 0x25]", State.NEVER_MAPPED, "never gives"),
         ("INTR-REMAP: Request device [02:00.0] fault index 1 [fault reason 0x21]", State.NEVER_MAPPED, "every table"),
         ("INTR-REMAP: Request device [02:00.0] fault index 100 [fault reason 0x22]", State.NEVER_MAPPED, "256 entries"),
         (
@@ -194,12 +195,12 @@ def test_every_reason_of_the_emulator_has_a_bare_scenario(reason: int, requester
     recipe = RECIPES[reason]
     access = recipe.access or "read"
     interrupt = access == "interrupt"
-    index = {0x25: 0}.get(reason, 7) if interrupt else None
+    index = 7 if interrupt else None
     record = FaultRecord(
         witness="kernel",
         requester=requester,
         access=access,
-        address=None if interrupt else 0x7F0000123000,
+        address=None if interrupt else 0x800000123000 if reason == 0x80 else 0x7F0000123000,
         index=index,
         reason=reason,
     )
