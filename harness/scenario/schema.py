@@ -86,7 +86,10 @@ def json_schema() -> dict[str, Any]:
     _clean(definitions)
     return {
         "$schema": _DIALECT,
-        "if": {"required": ["tier"], "properties": {"tier": {"const": "bare", "description": "Which tier the file is of."}}},
+        "if": {
+            "required": ["tier"],
+            "properties": {"tier": {"const": "bare", "description": "Which tier the file is of."}},
+        },
         "then": {"$ref": "#/$defs/BareScenario"},
         "else": {"$ref": "#/$defs/Scenario"},
         "$defs": dict(sorted(definitions.items())),

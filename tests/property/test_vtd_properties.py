@@ -1,4 +1,4 @@
-"""The encoders of VT-d's structures: what is written is read again, reserved bits stay 0, and a walk finds the pages."""
+"""The encoders of VT-d's structures: what is written is read again, reserved bits are 0, a walk finds the pages."""
 
 from __future__ import annotations
 

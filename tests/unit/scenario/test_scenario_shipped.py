@@ -11,7 +11,17 @@ import pytest
 
 from harness.agent import outcome
 from harness.paths import scenarios_dir
-from harness.scenario import BARE_KINDS, KINDS, BareScenario, Scenario, Step, expect_keys, find_scenarios, lint, load_scenario
+from harness.scenario import (
+    BARE_KINDS,
+    KINDS,
+    BareScenario,
+    Scenario,
+    Step,
+    expect_keys,
+    find_scenarios,
+    lint,
+    load_scenario,
+)
 from harness.scenario.args import DmaArgs
 from harness.scenario.defects import DEFECTS, OTHER
 from harness.scenario.expect import StepExpect
