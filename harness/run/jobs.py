@@ -14,19 +14,25 @@ StartKind = Literal["boot", "clone"]
 BOOT_BYTES: Final = 700 << 20
 # What one clone takes beside the template's pages, which all clones share; measured: docs/performance.md.
 CLONE_BYTES: Final = 200 << 20
-GUEST_BYTES: Final[dict[StartKind, int]] = {"boot": BOOT_BYTES, "clone": CLONE_BYTES}
+# A QEMU of the bare tier, whose machine has 64 MiB.
+BARE_BYTES: Final = 80 << 20
+GUEST_BYTES: Final[dict[StartKind | Literal["bare"], int]] = {
+    "boot": BOOT_BYTES,
+    "clone": CLONE_BYTES,
+    "bare": BARE_BYTES,
+}
 # Guests at once for each core. A guest under TCG keeps one core busy for most of its life; what a clone waits for (0.1
 # s for each DMA of edu) is a larger part of its short one. Measured: docs/performance.md.
-JOBS_PER_CORE: Final[dict[StartKind, float]] = {"boot": 1.0, "clone": 1.5}
+JOBS_PER_CORE: Final[dict[StartKind | Literal["bare"], float]] = {"boot": 1.0, "clone": 1.5, "bare": 1.0}
 
 _ROOT: Final = Path("/")
 
 
-def default_jobs(kind: StartKind) -> int:
+def default_jobs(kind: StartKind | Literal["bare"]) -> int:
     """Guests at once where the user names no number, >= 1.
 
     Args:
-        kind: how the guests are started: a clone takes less memory than a booted guest.
+        kind: how the guests are started: a clone takes less memory than a booted guest; ``bare``: there are none.
     """
     by_cores = int(available_cores() * JOBS_PER_CORE[kind])
     return max(1, min(by_cores, available_memory() // GUEST_BYTES[kind]))

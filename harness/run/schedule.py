@@ -24,7 +24,7 @@ from harness.run.durations import Durations, key
 from harness.run.jobs import StartKind, available_memory, default_jobs
 from harness.run.options import RunOptions
 from harness.run.resources import Resources
-from harness.scenario import BareScenario
+from harness.scenario import BareScenario, Scenario
 
 _KEPT_RUNS = 20
 
@@ -66,7 +66,8 @@ def run_scenarios(options: RunOptions, progress: Progress) -> RunResult:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     serial = _Serial(progress)
     cells, resources = prepare_cells(options, serial.message)
-    jobs = min(options.jobs or default_jobs(options.start), len(cells))
+    guests = any(isinstance(cell.scenario, Scenario) for cell in cells)
+    jobs = min(options.jobs or default_jobs(options.start if guests else "bare"), len(cells))
     folder = make_run_folder(options.out)
     progress.run_started(len(cells), jobs)
     crew = Crew(lambda index: _run_one(cells[index], resources, options, folder, serial))

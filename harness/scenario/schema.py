@@ -10,6 +10,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from harness.scenario.args import Args
+from harness.scenario.bare import BareScenario
+from harness.scenario.bare_steps import BARE_KINDS, BESIDE, bare_expect_keys
 from harness.scenario.model import Scenario
 from harness.scenario.steps import KINDS, expect_keys
 
@@ -41,17 +44,56 @@ def _step(definitions: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema of scenario files."""
-    models: list[type[BaseModel]] = [Scenario, *KINDS.values()]
+def _bare_step(definitions: dict[str, Any]) -> dict[str, Any]:
+    """The same of a step of the bare tier: one key of ``BARE_KINDS`` beside ``expect``, ``id`` and ``qemu``."""
+    model = definitions["BareStep"]
+    properties: dict[str, Any] = {}
+    fits = []
+    for kind, args in BARE_KINDS.items():
+        what = definitions[args.__name__]["description"]
+        properties[kind] = {"$ref": f"#/$defs/{args.__name__}", "description": what}
+        keys = {"propertyNames": {"enum": list(bare_expect_keys(kind))}}
+        fits.append({"if": {"required": [kind]}, "then": {"properties": {"expect": keys}}})
+    properties |= {key: model["properties"][key] for key in BESIDE}
+    return {
+        "description": model["description"].splitlines()[0],
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+        "oneOf": [{"required": [kind]} for kind in BARE_KINDS],
+        "allOf": fits,
+    }
+
+
+def _definitions(scenario: type[BaseModel], kinds: dict[str, type[Args]]) -> dict[str, Any]:
+    models: list[type[BaseModel]] = [scenario, *kinds.values()]
+    definitions: dict[str, Any]
     definitions = models_json_schema([(model, "validation") for model in models], by_alias=True)[1]["$defs"]
-    definitions["Step"] = _step(definitions)
     definitions.pop("Args", None)
-    scenario = definitions.pop("Scenario")
-    scenario["description"] = "A scenario of usdm-harness: a machine, steps, and what must be seen."
-    _clean(scenario)
+    return definitions
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of scenario files: of the guest tier, or, with ``tier: bare``, of the bare one."""
+    definitions, bare = _definitions(Scenario, KINDS), _definitions(BareScenario, BARE_KINDS)
+    definitions["Step"] = _step(definitions)
+    bare["BareStep"] = _bare_step(bare)
+    for name, definition in bare.items():
+        if definitions.setdefault(name, definition) != definition:
+            raise ValueError(f"two models have the name {name}")
+    definitions["Scenario"]["description"] = "A scenario of usdm-harness: a machine, steps, and what must be seen."
+    definitions["BareScenario"]["description"] = "A bare scenario of usdm-harness: tables, steps, what must be seen."
     _clean(definitions)
-    return {"$schema": _DIALECT, **scenario, "$defs": dict(sorted(definitions.items()))}
+    return {
+        "$schema": _DIALECT,
+        "if": {
+            "required": ["tier"],
+            "properties": {"tier": {"const": "bare", "description": "Which tier the file is of."}},
+        },
+        "then": {"$ref": "#/$defs/BareScenario"},
+        "else": {"$ref": "#/$defs/Scenario"},
+        "$defs": dict(sorted(definitions.items())),
+    }
 
 
 def _clean(schema: Any) -> None:

@@ -18,7 +18,7 @@ from harness.run.options import RunOptions
 from harness.scenario import find_scenarios, load_scenario
 from harness.scenario.defects import DEFECTS
 
-# The bare tier has no guests: test_bare.py.
+# Those without a guest have a test of their own: test_bare.py.
 FILES = [file for file in find_scenarios([scenarios_dir()]) if file.parent.name != "bare"]
 
 

@@ -12,7 +12,8 @@ from harness.scenario import Scenario, find_scenarios, load_scenario
 from harness.scenario.defects import DEFECTS, OTHER
 
 PAGE = Path(__file__).parents[3] / "docs" / "libusdm-findings.md"
-SCENARIOS = [load_scenario(file) for file in find_scenarios([scenarios_dir()])]
+LOADED = [load_scenario(file) for file in find_scenarios([scenarios_dir()])]
+SCENARIOS = [one for one in LOADED if isinstance(one, Scenario)]
 
 
 def named(scenario: Scenario) -> set[str]:

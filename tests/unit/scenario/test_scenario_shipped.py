@@ -11,7 +11,17 @@ import pytest
 
 from harness.agent import outcome
 from harness.paths import scenarios_dir
-from harness.scenario import KINDS, Scenario, Step, expect_keys, find_scenarios, lint, load_scenario
+from harness.scenario import (
+    BARE_KINDS,
+    KINDS,
+    BareScenario,
+    Scenario,
+    Step,
+    expect_keys,
+    find_scenarios,
+    lint,
+    load_scenario,
+)
 from harness.scenario.args import DmaArgs
 from harness.scenario.defects import DEFECTS, OTHER
 from harness.scenario.expect import StepExpect
@@ -21,7 +31,9 @@ from usdm import errors
 
 FOLDER = scenarios_dir()
 FILES = find_scenarios([FOLDER])
-SCENARIOS = [load_scenario(file) for file in FILES]
+LOADED = [load_scenario(file) for file in FILES]
+SCENARIOS = [one for one in LOADED if isinstance(one, Scenario)]
+BARE = [one for one in LOADED if isinstance(one, BareScenario)]
 IDS = [scenario.id for scenario in SCENARIOS]
 
 
@@ -32,7 +44,9 @@ def all_steps(scenario: Scenario) -> list[Step]:
 def test_there_are_enough_and_none_has_a_mistake() -> None:
     assert lint([FOLDER]) == []
     assert len(FILES) >= 100
-    assert len({scenario.title for scenario in SCENARIOS}) == len(SCENARIOS)
+    assert len({scenario.title for scenario in LOADED}) == len(LOADED)
+    assert len(BARE) >= 40
+    assert all(re.fullmatch(r"bare/[a-z0-9_]+", one.id) for one in BARE)
     assert all(
         re.fullmatch(r"(amd|dma|libusdm|noiommu|nvme|remap|sriov|tables|usdm|virtio|vm)/[a-z0-9_]+", one) for one in IDS
     )
@@ -79,6 +93,19 @@ def test_no_dma_goes_to_the_end_of_edu_on_old_qemu(scenario: Scenario) -> None:
     assert max(ends, default=0) < 4096 or scenario.needs.unmet(qemu="7.2.22", kernel="6.12")
 
 
+def test_every_kind_of_step_of_the_bare_tier_is_used() -> None:
+    assert {step.kind for scenario in BARE for step in scenario.steps} == set(BARE_KINDS)
+
+
+@pytest.mark.parametrize("scenario", BARE, ids=[one.id for one in BARE])
+def test_bare_scenario(scenario: BareScenario) -> None:
+    text = scenario.file.read_text()
+    assert text.startswith("# yaml-language-server: $schema=../schema.json\ntier: bare\n")
+    assert re.search(r'"[^"]{8,}"', scenario.source), "the source quotes the specification"
+    assert all(len(line) <= 180 for line in text.splitlines())
+    assert all(fault.step is not None for fault in scenario.expect.faults)
+
+
 def test_schema_is_current() -> None:
     text = (FOLDER / "schema.json").read_text()
     assert text == schema_text(), "write it anew: python -m harness.scenario.schema"
@@ -91,7 +118,12 @@ def test_schema_is_written(tmp_path: Path) -> None:
 
 def test_schema_says_what_the_models_say() -> None:
     schema = json_schema()
-    assert schema["required"] == ["title", "source", "machine", "steps"]
+    scenario, bare = schema["$defs"]["Scenario"], schema["$defs"]["BareScenario"]
+    assert schema["then"] == {"$ref": "#/$defs/BareScenario"}
+    assert schema["else"] == {"$ref": "#/$defs/Scenario"}
+    assert scenario["required"] == ["title", "source", "machine", "steps"]
+    assert bare["required"] == ["tier", "title", "source", "machine", "steps"]
+    assert set(schema["$defs"]["BareStep"]["properties"]) == {*BARE_KINDS, "expect", "id", "qemu"}
     step = schema["$defs"]["Step"]
     assert set(step["properties"]) == {*KINDS, "expect", "id", "libusdm"}
     assert step["additionalProperties"] is False
