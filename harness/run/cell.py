@@ -237,7 +237,7 @@ class _TraceReader:
         self._offset = path.stat().st_size
 
     def new_lines(self) -> tuple[str, ...]:
-        """Whole lines only, but those of no use to anybody; QEMU writes line by line before a DMA is reported as done."""
+        """Whole lines only, but those of no use to us; QEMU writes line by line before a DMA is reported as done."""
         with self._path.open("rb") as file:
             file.seek(self._offset)
             data = file.read()
