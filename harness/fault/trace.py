@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from harness.fault.viommu_trace import ViommuTrace, requester_name
+from harness.fault.viommu_trace import ViommuTrace
+from harness.fault.viommu_trace import requester_name as requester_name
 from harness.results import Evidence, FaultRecord, StepEvidence
 
 PAGE_SHIFT: Final = 12

@@ -150,7 +150,7 @@ def test_amds_line() -> None:
         0x1000,
         2,
     )
-    assert (unknown.requester, unknown.access) == ("0000:00:01.2", "read")
+    assert (unknown.requester, unknown.access) == ("0000:00:01.2", None)
 
 
 def test_what_talks_of_them_is_no_fault() -> None:
