@@ -67,10 +67,10 @@ def limits_of(faults: Sequence[FaultRecord], printed: Sequence[int]) -> tuple[st
     amd = {fault.requester for fault, count in zip(faults, printed, strict=True) if count and fault.vendor == "amd"}
     if not amd:
         return ()
-    names = ", ".join(f"{_on_bus_0(requester)} for {requester}" for requester in sorted(amd))
+    names = ", ".join(f"{_on_bus_0(one)} for {one}" for one in sorted(amd) if one != _on_bus_0(one))
     return (
         "only the device, the function and the number of AMD-Vi's lines were compared: QEMU's amd-iommu writes neither "
-        f"the bus of a requester ({names}) nor the address nor the access into its event log",
+        f"the bus of a requester{names and f' ({names})'} nor the address nor the access into its event log",
     )
 
 

@@ -29,7 +29,9 @@ _AMD: Final = re.compile(
     r"(?:device=(?P<device>[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]) )?domain=0x[0-9a-f]{1,8} "
     r"address=0x(?P<address>[0-9a-f]{1,16}) flags=0x(?P<flags>[0-9a-f]{1,4})\]$"
 )
-_FLAG_WRITE: Final = 0x20
+# Flags of an AMD-Vi event: the page was present (PR), the access was a write (RW).
+_PRESENT: Final = 0x10
+_WRITE: Final = 0x20
 
 
 def with_viommus(faults: KernelFaults, log: Iterable[str]) -> KernelFaults:
@@ -66,11 +68,12 @@ def _virtio(match: re.Match[str], number: int) -> FaultRecord:
 
 
 def _amd(match: re.Match[str], number: int) -> FaultRecord:
+    flags = int(match["flags"], 16)
     return FaultRecord(
         witness="kernel",
         vendor="amd",
         requester=match["device"] or match["name"] or "",
-        access="write" if int(match["flags"], 16) & _FLAG_WRITE else "read",
+        access="write" if flags & _WRITE else "read" if flags & _PRESENT else None,
         address=int(match["address"], 16),
         reason=AMD_PAGE_FAULT,
         reason_text="IO_PAGE_FAULT",

@@ -18,10 +18,11 @@ from harness.guest.ssh import CommandResult, SshConnection, make_host_key, make_
 from harness.guest.triage import Phase, diagnose, explained_boot
 from harness.guest.worker import Worker, WorkerLostError
 from harness.image.cache import Say
-from harness.machine.argv import Boot, port_address
+from harness.machine.argv import Boot
 from harness.machine.builds import QemuBuild
 from harness.machine.emulator import Emulator
 from harness.machine.probe import Capabilities
+from harness.machine.slots import port_address
 from harness.machine.snapshot import can_load, restore
 from harness.machine.spec import MachineSpec
 from harness.machine.template import Template
@@ -130,7 +131,7 @@ class Guest:
         replaced = [device.at for device in self.spec.fixed_devices] if self.cloned else []
         vfs = {device.name: device.of for device in self.spec.devices if device.model == "vf"}
         begin = {"devices": devices, "vfs": vfs, "replaced": replaced, "implementation": implementation}
-        begin["ports"] = {port_address(port): bus for port, bus in self.spec.renumbered.items()}
+        begin["ports"] = {port_address(self.spec, port): bus for port, bus in self.spec.renumbered.items()}
         self.ask("finding the devices", "_begin", begin, deadline)
         if self.spec.vm and not self.cloned:
             self.ask("starting the virtual machine inside", *VM_START, Deadline.after(VM_SECONDS))

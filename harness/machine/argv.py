@@ -1,9 +1,4 @@
-"""Topology to command line: the QEMU arguments for a machine.
-
-Slots of bus 0 that the harness uses itself: 10 to 17 (hex) root ports, whose buses the firmware numbers 1 to 8 in that
-order; 1c virtio-iommu or AMD's IOMMU; 1d virtio-serial; 1e pvpanic. Everything else on bus 0 is free for devices under
-test.
-"""
+"""Topology to command line: the QEMU arguments for a machine."""
 
 from __future__ import annotations
 
@@ -16,6 +11,7 @@ from typing import Final
 
 from harness.errors import ConfigurationError
 from harness.machine.devices import device_arguments, filler_arguments, without_descriptors
+from harness.machine.slots import IOMMU, MAX_PORTS, PANIC, SERIAL, own_slots, port_address
 from harness.machine.spec import TABLE_OF_BUSES, Iommu, MachineSpec
 
 CONTROL_PORT = "org.usdm-harness.control"
@@ -35,8 +31,6 @@ _FAULT_EVENTS: Final[dict[Iommu, tuple[str, ...]]] = {
     "amd": ("amdvi_page_fault", "amdvi_translation_result"),
     "none": ("vtd_dmar_fault",),
 }
-_FIRST_PORT_SLOT = 0x10
-MAX_PORTS = 8
 _LAST_BUS: Final = 0xFE
 _AMD_FUNCTION: Final = "amdfunction"
 
@@ -104,11 +98,6 @@ def kernel_command_line(spec: MachineSpec) -> str:
     return " ".join([*words, *spec.kernel_args])
 
 
-def port_address(port: int) -> str:
-    """Where a root port is, by its number, e.g. ``00:10.0`` for port 1."""
-    return f"00:{_FIRST_PORT_SLOT + port - 1:02x}.0"
-
-
 def _topology(spec: MachineSpec, disks: Mapping[str, int], properties: Mapping[str, frozenset[str]]) -> list[str]:
     """The root ports, and the devices under test."""
     buses = sorted({device.bdf[0] for device in spec.devices} - {0})
@@ -123,7 +112,7 @@ def _topology(spec: MachineSpec, disks: Mapping[str, int], properties: Mapping[s
             "driver": "pcie-root-port",
             "id": f"port{bus}",
             "bus": "pcie.0",
-            "addr": port_address(bus).removeprefix("00:"),
+            "addr": port_address(spec, bus).removeprefix("00:"),
             "chassis": bus,
             "slot": bus,
             # A template's port is empty, and an empty slot's power is off: a clone's device would stay invisible.
@@ -141,6 +130,7 @@ def _topology(spec: MachineSpec, disks: Mapping[str, int], properties: Mapping[s
 
 def _iommu(spec: MachineSpec, properties: Mapping[str, frozenset[str]]) -> list[str]:
     wanted: dict[str, object]
+    address = f"{own_slots(spec)[IOMMU]:x}.0"
     if spec.iommu == "none":
         return []
     if spec.iommu == "intel":
@@ -148,7 +138,7 @@ def _iommu(spec: MachineSpec, properties: Mapping[str, frozenset[str]]) -> list[
     elif spec.iommu == "amd":
         wanted = {"driver": "amd-iommu", "intremap": "on", "dma-remap": True, "pci-id": _AMD_FUNCTION}
     else:
-        wanted = {"driver": "virtio-iommu-pci", "bus": "pcie.0", "addr": "1c.0"}
+        wanted = {"driver": "virtio-iommu-pci", "bus": "pcie.0", "addr": address}
         # QEMU before 9.0 cannot limit the width.
         if spec.aw_bits != MachineSpec().aw_bits or "aw-bits" in properties.get("virtio-iommu-pci", frozenset()):
             wanted["aw-bits"] = spec.aw_bits
@@ -161,7 +151,7 @@ def _iommu(spec: MachineSpec, properties: Mapping[str, frozenset[str]]) -> list[
             hint="choose another build with --qemu; 'harness qemu list' shows them",
         )
     # AMD's IOMMU is a function of bus 0 too; by itself it takes the first slot that is free.
-    function = {"driver": "AMDVI-PCI", "id": _AMD_FUNCTION, "bus": "pcie.0", "addr": "1c.0"}
+    function = {"driver": "AMDVI-PCI", "id": _AMD_FUNCTION, "bus": "pcie.0", "addr": address}
     before = ["-device", json.dumps(function)] if spec.iommu == "amd" else []
     return [*before, "-device", json.dumps(wanted)]
 
@@ -194,6 +184,7 @@ def build_argv(
     Raises:
         ConfigurationError: a bus out of reach, or a device or a property that the build does not have.
     """
+    slots = own_slots(spec)
     # sata and smbus off: q35's AHCI cannot be restored behind a vIOMMU, and nothing here needs either.
     machine = f"{machine_type},sata=off,smbus=off,vmport=off" + (
         ",kernel-irqchip=split" if accelerator == "kvm" else ""
@@ -212,10 +203,10 @@ def build_argv(
     argv += _iommu(spec, properties)
     argv += ["-chardev", f"socket,id=qmp,fd={wiring.qmp}", "-mon", "chardev=qmp,mode=control"]
     argv += ["-chardev", f"socket,id=control,fd={wiring.control}", "-chardev", f"socket,id=ssh,fd={wiring.ssh}"]
-    argv += ["-device", "virtio-serial-pci,bus=pcie.0,addr=1d.0"]
+    argv += ["-device", f"virtio-serial-pci,bus=pcie.0,addr={slots[SERIAL]:x}.0"]
     argv += ["-device", f"virtserialport,id={CONTROL_DEVICE},chardev=control,name={CONTROL_PORT},nr=1"]
     argv += ["-device", f"virtserialport,id={SSH_DEVICE},chardev=ssh,name={SSH_PORT},nr=2"]
-    argv += ["-device", "pvpanic-pci,bus=pcie.0,addr=1e.0"]
+    argv += ["-device", f"pvpanic-pci,bus=pcie.0,addr={slots[PANIC]:x}.0"]
     argv += _topology(spec, wiring.disks, properties)
     # A comma inside an option's value is written twice.
     argv += ["-chardev", f"file,id=console,path={str(wiring.console).replace(',', ',,')}", "-serial", "chardev:console"]

@@ -18,6 +18,7 @@ NAMESPACE_BYTES = 16 << 20
 
 # edu's default mask of 28 bits folds larger IOVAs silently into the first 256 MiB.
 _EDU_MASK = 0xFFFF_FFFF_FFFF_FFFF
+_ISA_BRIDGE = (0, 0x1F, 0)  # the machine's own
 _FDSET = "/dev/fdset/"
 
 
@@ -72,6 +73,7 @@ def filler_arguments(spec: MachineSpec) -> list[str]:
     """
     arguments: list[str] = []
     there = {device.bdf for device in spec.devices if device.model != "vf"}
+    there.add(_ISA_BRIDGE)
     for bus, slot in sorted({(bus, slot) for bus, slot, function in there if function}):
         if (bus, slot, 0) not in there:
             filler = {"driver": "pci-testdev", "id": f"filler.{bus:02x}.{slot:02x}"}

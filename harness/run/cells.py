@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import ConfigurationError, InfrastructureError
-from harness.machine.argv import MAX_PORTS
+from harness.machine.slots import MAX_PORTS
 from harness.machine.spec import DeviceSpec, MachineSpec
 from harness.paths import scenarios_dir
 from harness.run.bare import bare_unmet

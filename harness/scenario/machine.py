@@ -15,13 +15,15 @@ _MIB = 1 << 20
 _MAX_BUS = 0xFE
 _NUMBERED_BUSES = 8  # those that the firmware numbers
 _MAX_PORTS = 8
-_MAX_SLOT_OF_BUS_0 = 0x0F
+_MAX_SLOTS_OF_BUS_0 = 16  # the machine has devices of its own there
 
 
 def _reachable(value: str) -> str:
-    bus, device, _ = split_bdf(value)
-    if bus > _MAX_BUS or (bus == 0 and not 1 <= device <= _MAX_SLOT_OF_BUS_0):
-        hint = "the buses 01 to fe hold devices anywhere, bus 00 at 00:01.0 to 00:0f.7"
+    bus, device, function = split_bdf(value)
+    if bus > _MAX_BUS or (bus == 0 and (device == 0 or (device, function) == (0x1F, 0))):
+        hint = (
+            "the buses 01 to fe hold devices anywhere, bus 00 from 00:01.0 on; 00:00 and 00:1f.0 are the machine's own"
+        )
         raise refuse("a PCI address where a device can be", value, hint)
     return value
 
@@ -54,7 +56,8 @@ class Device(Model):
     at: Annotated[Bdf, AfterValidator(_reachable)] | None = Field(
         default=None,
         description="Where the guest sees it, bus:device.function. An nvme: 01:00.0 to fe:00.0, each bus behind a "
-        "root port. An edu: anywhere on these buses, or from 00:01.0 to 00:0f.7. A VF has none: its number says where.",
+        "root port. An edu: anywhere on these buses, or on bus 00 but at 00:00 and 00:1f.0. A VF has none: its number "
+        "says where.",
     )
     vfs: int = Field(default=0, ge=0, le=127, description="nvme: how many VFs it offers; 0, the default, is no SR-IOV.")
     of: Name | None = Field(default=None, description="vf: the PF, by its name.")
@@ -123,7 +126,12 @@ class Machine(Model):
 
     @model_validator(mode="after")
     def _ports(self) -> Machine:
-        buses = {split_bdf(device.at)[0] for device in self.devices.values() if device.at is not None} - {0}
+        places = [split_bdf(device.at) for device in self.devices.values() if device.at is not None]
+        buses = {place[0] for place in places} - {0}
+        slots = {place[1] for place in places if place[0] == 0}
+        if len(slots) > _MAX_SLOTS_OF_BUS_0:
+            hint = "put some of them behind root ports"
+            raise refuse(f"devices in at most {_MAX_SLOTS_OF_BUS_0} slots of bus 00", len(slots), hint)
         if len(buses) > _MAX_PORTS:
             raise refuse(f"devices on at most {_MAX_PORTS} buses", len(buses), "a machine has a root port for each bus")
         if self.iommu == "amd" and max(buses, default=0) > _NUMBERED_BUSES:

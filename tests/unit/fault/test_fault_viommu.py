@@ -150,7 +150,7 @@ def test_amds_line() -> None:
         0x1000,
         2,
     )
-    assert (unknown.requester, unknown.access) == ("0000:00:01.2", "read")
+    assert (unknown.requester, unknown.access) == ("0000:00:01.2", None)
 
 
 def test_what_talks_of_them_is_no_fault() -> None:
@@ -211,7 +211,7 @@ def test_amd_only_what_is_right_is_compared_and_a_note_says_so() -> None:
     found = compare(trace, read(event(), event(flags=10), event("vfio-pci 0000:00:05.0")))
     assert found.agrees
     (note,) = found.explanations
-    assert "00:00.0 for 02:00.0" in note
+    assert "the bus of a requester (00:00.0 for 02:00.0) nor the address" in note
     assert compare((), KernelFaults()).explanations == ()
 
 

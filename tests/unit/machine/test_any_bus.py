@@ -8,7 +8,8 @@ import pytest
 from test_argv import PROPERTIES, argv, devices
 
 from harness.errors import ConfigurationError
-from harness.machine.argv import kernel_command_line, port_address
+from harness.machine.argv import kernel_command_line
+from harness.machine.slots import own_slots, port_address
 from harness.machine.spec import DeviceSpec, MachineSpec
 
 VIOMMUS = PROPERTIES | {
@@ -35,7 +36,7 @@ def test_a_higher_bus_is_behind_a_port_that_no_other_bus_needs() -> None:
         "e2": ("port2", "0.0"),
         "e3": ("port3", "0.0"),
     }
-    assert (port_address(2), port_address(8)) == ("00:11.0", "00:17.0")
+    assert (port_address(spec, 2), port_address(spec, 8)) == ("00:11.0", "00:17.0")
 
 
 def test_devices_of_one_bus_are_behind_one_port() -> None:
@@ -67,6 +68,28 @@ def test_a_function_gets_a_function_0_beside_it() -> None:
     assert {name for name, one in found.items() if one.get("multifunction")} == {"filler.00.05", "filler.3d.01", "e1"}
     assert list(found)[:2] == ["filler.00.05", "filler.3d.01"], "function 0 comes first"
     assert spec.frozen.devices == (spec.devices[3],)
+
+
+def test_the_machines_own_devices_make_room_and_the_ports_stay_in_order() -> None:
+    spec = edus("00:10.1", "00:14.0", "00:1d.0", "00:1f.3", "02:00.0")
+    slots = own_slots(spec)
+    assert [slots[f"port{port}"] for port in range(1, 9)] == [0x11, 0x12, 0x13, 0x15, 0x16, 0x17, 0x1A, 0x1B]
+    assert (slots["iommu"], slots["serial"], slots["pvpanic"]) == (0x1C, 0x19, 0x1E)
+    assert len(set(slots.values())) == len(slots)
+    assert port_address(spec, 2) == "00:12.0"
+    words = argv(spec)
+    assert "virtio-serial-pci,bus=pcie.0,addr=19.0" in words
+    ports = [one["addr"] for one in devices(words) if one["driver"] == "pcie-root-port"]
+    assert ports == ["11.0", "12.0", "13.0", "15.0"]
+    fillers = [one["addr"] for one in devices(words) if one["driver"] == "pci-testdev"]
+    assert fillers == ["10.0"], "1f.0 is the machine's own"
+    assert own_slots(spec.frozen) == slots, "a clone finds everything where its template had it"
+
+
+def test_a_full_bus_0_is_refused() -> None:
+    assert len(own_slots(edus(*(f"00:{slot:02x}.0" for slot in range(1, 0x14))))) == 11
+    with pytest.raises(ConfigurationError, match="devices in 20 slots of bus 00 leave no room"):
+        argv(edus(*(f"00:{slot:02x}.0" for slot in range(1, 0x15))))
 
 
 def test_the_kernel_looks_everywhere_when_it_must() -> None:

@@ -130,7 +130,7 @@ def test_a_dma_that_an_nvme_can_do(device: str, size: int) -> None:
     assert parse_scenario(text, "x.yaml").steps
 
 
-@pytest.mark.parametrize("address", ["01:00.0", "3d:00.0", "fe:1f.7", "3d:01.2", "00:01.0", "00:0f.7"])
+@pytest.mark.parametrize("address", ["01:00.0", "3d:00.0", "fe:1f.7", "3d:01.2", "00:01.0", "00:1e.7", "00:1f.3"])
 def test_where_an_edu_can_be(address: str) -> None:
     assert Machine(devices={"a": Device(model="edu", at=address)}).addresses == {"a": address}
 
@@ -138,6 +138,11 @@ def test_where_an_edu_can_be(address: str) -> None:
 def test_a_vf_is_on_its_pfs_bus() -> None:
     pf, vf = Device(model="nvme", at="3d:00.0", vfs=16), Device(model="vf", of="pf", number=10)
     assert Machine(devices={"pf": pf, "vf": vf}).addresses["vf"] == "3d:01.2"
+
+
+def test_devices_in_seventeen_slots_of_bus_0_are_too_many() -> None:
+    text = ", ".join(f"e{slot}: {{model: edu, at: '00:{slot:02x}.0'}}" for slot in range(1, 18))
+    assert machine(f"{{devices: {{{text}}}}}") == ["1:10 expected devices in at most 16 slots of bus 00, found 17"]
 
 
 def test_devices_on_nine_buses_are_too_many() -> None:
