@@ -19,11 +19,9 @@ from harness.fault.trace import requester_name
 from harness.fault.vendors import AMD_EVENTS, AMD_FLAG_BITS
 from harness.results import Access
 
-_BDF: Final = (
-    r"(?:(?P<{0}domain>[0-9a-f]{{4,8}}):)?(?P<{0}bus>[0-9a-f]{{2}}):(?P<{0}slot>[0-9a-f]{{2}})\.(?P<{0}function>[0-7])"
-)
+_BDF: Final = r"(?:(?P<domain>[0-9a-f]{4,8}):)?(?P<bus>[0-9a-f]{2}):(?P<slot>[0-9a-f]{2})\.(?P<function>[0-7])"
 _EVENT: Final = re.compile(
-    rf"(?:(?<![0-9a-f:]){_BDF.format('')}:\s{{1,4}})?(?:(?:AMD-Vi|AMD IOMMU):\s{{1,4}})?"
+    rf"(?:(?<![0-9a-f:]){_BDF}:\s{{1,4}})?(?:(?:AMD-Vi|AMD IOMMU):\s{{1,4}})?"
     r"(?:Event\s{1,4}logged\s{0,4}\[\s{0,4})?"
     rf"(?P<name>{'|'.join(AMD_EVENTS)})(?![0-9A-Z_])(?P<fields>[^\[\]\r\n\0]{{0,200}}\]?)"
     + "|"
@@ -31,9 +29,9 @@ _EVENT: Final = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 # A number is whole only where something follows that is no part of it.
-_DEVICE: Final = re.compile(rf"\bdevice=(?:{_BDF.format('')}(?=[\s,\]]))?", re.ASCII)
+_DEVICE: Final = re.compile(rf"\bdevice=(?:{_BDF}(?=[\s,\]]))?", re.ASCII)
 _XEN_DEVICE: Final = re.compile(
-    rf":\s{{1,4}}(?:{_BDF.format('')} d|domain = \d{{1,5}}, device id = (?P<sid>0x[0-9a-f]{{1,4}}),)", re.ASCII
+    rf":\s{{1,4}}(?:{_BDF} d|domain = \d{{1,5}}, device id = (?P<sid>0x[0-9a-f]{{1,4}}),)", re.ASCII
 )
 _NUMBER: Final = re.compile(
     r"\b(?P<key>address|addr|flags|pasid)(?: = |[ =])(?P<value>(?:0x)?[0-9a-f]{1,16})(?P<whole>[\s,\]])?", re.ASCII
@@ -105,7 +103,8 @@ def _found(match: re.Match[str], requester: str, line: Line) -> Found:
         address=numbers.get("address", numbers.get("addr")) if name in _IOVA else None,
         reason=AMD_EVENTS[name],
         reason_text=name,
-        pasid=numbers.get("pasid"),
+        # Where the request had none, Linux prints 0 all the same.
+        pasid=numbers.get("pasid") if (flags or 0) & AMD_FLAG_BITS["GN"] else numbers.get("pasid") or None,
         flags=flags,
     )
 
