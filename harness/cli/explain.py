@@ -52,9 +52,9 @@ def explain(
 ) -> None:
     """Say what a DMA fault in a kernel log means, what usually causes it, and what to check next.
 
-    Reads VT-d's lines (Linux, Xen, FreeBSD), AMD-Vi's, SMMUv3's and virtio-iommu's, in the forms of old and new kernels,
-    with any prefix. Equal faults are counted. An argument that is the name of a file is read; without one, standard
-    input is. The exit code is 9 when there is no fault in it.
+    Reads VT-d's lines (Linux, Xen, FreeBSD), AMD-Vi's, SMMUv3's and virtio-iommu's, in the forms of old and new
+    kernels, with any prefix. Equal faults are counted. An argument that is the name of a file is read; without one,
+    standard input is. The exit code is 9 when there is no fault in it.
     """
 
     def body() -> int:
@@ -149,10 +149,12 @@ def _ranges(run: Path) -> list[KnownRange]:
 
 
 def _print(log: LogExplanation, as_json: bool) -> None:
-    from harness.report.explain import explanation_data, explanation_text
+    from harness.report.explain import explanation_data, explanation_text, print_explanation
 
     if as_json:
         print(json.dumps(explanation_data(log)))
+    elif log.explanations and sys.stdout.isatty():
+        print_explanation(log)
     elif log.explanations:
         print(explanation_text(log), end="")
 
@@ -165,6 +167,6 @@ def _tell_nothing(log: LogExplanation, source: str) -> None:
         print(f"but the rate limit left out {log.suppressed} messages", file=sys.stderr)
     hint = (
         "a fault line names a requester, e.g. 'DMAR: [DMA Read] Request device [02:00.0] fault addr 900000', 'AMD-Vi:"
-        " Event logged [IO_PAGE_FAULT device=02:00.0 ...]', 'page fault from EP 256 at 0x900000', 'event 0x10 received:'"
+        " Event logged [IO_PAGE_FAULT device=02:00.0 ...]', 'page fault from EP 256 at 0x900000'"
     )
     print(f"hint: {hint}", file=sys.stderr)

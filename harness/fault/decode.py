@@ -75,7 +75,7 @@ def above_width(fault: FaultRecord, context: Context) -> bool:
 
 def facts(fault: FaultRecord, context: Context) -> tuple[str, ...]:
     """What the record says, one sentence for each thing."""
-    return tuple([*_requester(fault, context), *_address(fault, context), *_rest(fault)])
+    return (*_requester(fault, context), *_address(fault, context), *_rest(fault))
 
 
 def _requester(fault: FaultRecord, context: Context) -> Iterator[str]:

@@ -24,6 +24,29 @@ def explanation_text(log: LogExplanation) -> str:
     return "\n".join([*table_lines(log), "", *detail_lines(log)]).rstrip() + "\n"
 
 
+def print_explanation(log: LogExplanation) -> None:
+    """The explanation on a terminal, with a table that fits its width."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    class Terminal(Console):
+        def on_broken_pipe(self) -> None:
+            # Rich would exit with 1 here, which is the code of a failed expectation.
+            raise BrokenPipeError
+
+    console = Terminal(highlight=False)
+    head, *rows = table_rows(log)
+    table = Table(*head, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+    console.print()
+    for line in detail_lines(log):
+        style = "bold" if line[:1].isdigit() and ". " in line[:9] else "dim" if line.startswith("   ") else ""
+        console.print(Text(line, style=style if line[3:4] != " " else ""), soft_wrap=True)
+
+
 def explanation_data(log: LogExplanation) -> dict[str, Any]:
     """The faults for another program."""
     return {"faults": [_data(one.fault) for one in log.explanations], "suppressed": log.suppressed}

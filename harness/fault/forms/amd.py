@@ -1,12 +1,12 @@
 """AMD-Vi's events, as Linux and as Xen print them.
 
-Linux: ``AMD-Vi: Event logged [IO_PAGE_FAULT device=02:00.0 domain=0x0000 address=0x900000 flags=0x0020]``, with the PCI
-domain before the device since 6.0. Of a device that has a driver, since 4.14, the name stands before the event instead:
-``vfio-pci 0000:02:00.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=...``; before events of other kinds stands the IOMMU's
-own name, which is no requester. Events without a device (of commands) are errors of the IOMMU's, not faults.
+Linux: ``AMD-Vi: Event logged [IO_PAGE_FAULT device=02:00.0 domain=0x0000 address=0x900000 flags=0x0020]``, with the
+PCI domain before the device since 6.0. Of a device that has a driver, since 4.14, the name stands before the event
+instead: ``vfio-pci 0000:02:00.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=...``; before events of other kinds stands
+the IOMMU's own name, which is no requester. Events without a device (of commands) are errors of the IOMMU, not faults.
 
-Xen: ``AMD-Vi: IO_PAGE_FAULT: 0000:02:00.0 d0 addr 0000000000900000 flags 0x20 RW``; up to 4.13 ``AMD-Vi: IO_PAGE_FAULT:
-domain = 0, device id = 0x200, fault address = 0x900000, flags = 0x20``.
+Xen: ``AMD-Vi: IO_PAGE_FAULT: 0000:02:00.0 d0 addr 0000000000900000 flags 0x20 RW``; up to 4.13 ``AMD-Vi:
+IO_PAGE_FAULT: domain = 0, device id = 0x200, fault address = 0x900000, flags = 0x20``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""VT-d's faults as FreeBSD prints them: ``DMAR0: ahci0: pci0:31:2 sid fa fault acc 1 adt 0x0 reason 0x6 addr fff00000``.
+"""VT-d's faults as FreeBSD prints them, in one line of numbers.
 
-``sid`` is the requester ID, in hexadecimal; what stands before it is the function that the system knows under it.
-``acc`` is the T bit of the fault record, 1 for a read. Of an interrupt the upper sixteen bits of ``addr`` are the index.
+``DMAR0: ahci0: pci0:31:2 sid fa fault acc 1 adt 0x0 reason 0x6 addr fff00000``: ``sid`` is the requester ID, in
+hexadecimal; what stands before it is the function that the system knows under it. ``acc`` is the T bit of the fault
+record, 1 for a read. Of an interrupt the upper sixteen bits of ``addr`` are the index.
 """
 
 from __future__ import annotations
