@@ -19,7 +19,7 @@ from harness.fault.trace import requester_name
 from harness.fault.vendors import AMD_EVENTS, AMD_FLAG_BITS
 from harness.results import Access
 
-_BDF: Final = r"(?:(?P<domain>[0-9a-f]{4,8}):)?(?P<bus>[0-9a-f]{2}):(?P<slot>[0-9a-f]{2})\.(?P<function>[0-7])"
+_BDF: Final = r"(?:(?P<domain>[0-9a-f]{4,8}):)?(?P<bus>[0-9a-f]{2}):(?P<slot>[01][0-9a-f])\.(?P<function>[0-7])"
 _EVENT: Final = re.compile(
     rf"(?:(?<![0-9a-f:]){_BDF}:\s{{1,4}})?(?:(?:AMD-Vi|AMD IOMMU):\s{{1,4}})?"
     r"(?:Event\s{1,4}logged\s{0,4}\[\s{0,4})?"

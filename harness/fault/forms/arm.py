@@ -28,7 +28,7 @@ _EVENT: Final = re.compile(
     rf"|{suppressed_pattern('arm_smmu_evtq_thread', 'arm_smmu_dump_event')}",
     re.ASCII,
 )
-_PCI: Final = re.compile(r"(?P<domain>[0-9a-f]{4,8}):(?P<bus>[0-9a-f]{2}):(?P<slot>[0-9a-f]{2})\.(?P<function>[0-7])")
+_PCI: Final = re.compile(r"(?P<domain>[0-9a-f]{4,8}):(?P<bus>[0-9a-f]{2}):(?P<slot>[01][0-9a-f])\.(?P<function>[0-7])")
 _CODES: Final = {name: code for code, name in SMMU_EVENTS.items()}
 # Events whose record has the input address, and whether it was read: of a translation.
 _OF_ADDRESS: Final = frozenset({0x0B, 0x10, 0x11, 0x12, 0x13})
