@@ -133,6 +133,13 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz_logs(session: nox.Session) -> None:
+    """Any bytes through the reader of logs, 100,000 cases; nox -s fuzz_logs -- --cases 1000 --seed 7"""
+    _install(session)
+    session.run("python", "tests/fuzz/fuzz_logs.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """How long things take: medians, asserts nothing. Arguments go to the bench: nox -s bench -- --runs 20"""
     _install(session)

@@ -145,6 +145,40 @@ class StatusLine(Record):
     time: float | None = None
 
 
+class Explanation(Record):
+    """A fault record, or several that are equal, in words.
+
+    Args:
+        fault: the first of them; ``count`` says how many there are.
+        name: the reason in a few words, by the IOMMU's specification.
+        facts: what the record says when it is decoded, one sentence each.
+        causes: what usually leads to it, the likeliest first.
+        checks: what to look at next.
+        scenarios: ids of scenarios of the harness that show such a fault.
+    """
+
+    fault: FaultRecord
+    name: str
+    facts: tuple[str, ...] = ()
+    causes: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
+    scenarios: tuple[str, ...] = ()
+
+
+class LogExplanation(Record):
+    """What a log says of faults, in words.
+
+    Args:
+        explanations: one for each kind of fault, in the order of the log.
+        suppressed: how many messages the log says its rate limit has left out.
+        notes: what the log says beside the records: status registers, records that were not kept.
+    """
+
+    explanations: tuple[Explanation, ...] = ()
+    suppressed: int = 0
+    notes: tuple[str, ...] = ()
+
+
 class Check(Record):
     """One thing that was judged.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness import __version__
+from harness.cli.explain import explain, explain_epilog
 from harness.cli.handler import EXIT_CODES, guarded, set_debug
 from harness.cli.options import (
     Accel,
@@ -61,6 +62,7 @@ app.command(epilog=REPRO_EXAMPLES)(repro)
 app.add_typer(image_app, name="image")
 app.add_typer(qemu_app, name="qemu")
 app.add_typer(template_app, name="template")
+app.command(epilog=explain_epilog)(explain)
 
 
 def _jobs(text: str) -> int | None:

@@ -11,6 +11,8 @@ from typing import Final
 from harness.errors import INTERRUPTED, HarnessError
 
 DEFECT: Final = 70
+# ``explain`` has read everything, and there was no fault in it.
+NO_FAULT: Final = 9
 # What a shell reports for a program that SIGPIPE ended. Not 0: a run whose reader went away has not passed.
 READER_GONE: Final = 141
 
@@ -25,6 +27,7 @@ Exit codes; of several the largest of 1 to 8 wins:
     6  lost guest
     7  emulator crash
     8  infrastructure: a download, the disk, a missing program
+    9  explain: no fault in the log
    70  a defect of harness
   130  Ctrl-C: interrupted
   141  the reader of the output went away"""

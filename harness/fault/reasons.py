@@ -1,6 +1,6 @@
 """The fault reason codes of VT-d and their names, and a fault in one line of words.
 
-The codes are those of the VT-d specification: 0x01-0x0f for requests under legacy tables, 0x20-0x28 for interrupt
+The codes are those of the VT-d specification: 0x01-0x0f for requests under legacy tables, 0x20-0x29 for interrupt
 remapping, 0x30-0x92 for scalable mode. The words are those that engineers meet in Linux's log, without its ``SM:``.
 """
 
@@ -38,10 +38,12 @@ REASONS: Final[dict[int, str]] = {
     0x26: "source-id verification of interrupt request failed",
     0x27: "posted-interrupt descriptor cannot be accessed",
     0x28: "non-zero reserved fields in posted-interrupt descriptor",
+    0x29: "interrupt request of a kind that is not allowed",
     # Scalable mode: root table.
     0x30: "invalid root table address",
     0x31: "translation table mode does not allow requests with PASID",
     0x32: "translation table mode does not allow page group requests",
+    0x33: "translation table mode does not allow the request",
     0x38: "root entry cannot be accessed",
     0x39: "present bit in root entry is clear",
     0x3A: "non-zero reserved fields in root entry",
@@ -65,7 +67,7 @@ REASONS: Final[dict[int, str]] = {
     0x5B: "invalid PASID table entry",
     0x5C: "execute requests enable in PASID table entry is clear",
     0x5D: "supervisor requests enable in PASID table entry is clear",
-    # Scalable mode: first-level (0x70-0x77) and second-level (0x78-0x7c) page tables.
+    # Scalable mode: first-level (0x70-0x77) and second-level (0x78-0x7d) page tables.
     0x70: "first-level paging entry cannot be accessed",
     0x71: "present bit in first-level paging entry is clear",
     0x72: "non-zero reserved fields in first-level paging entry",
@@ -79,6 +81,7 @@ REASONS: Final[dict[int, str]] = {
     0x7A: "non-zero reserved fields in second-level paging entry",
     0x7B: "invalid second-level page table pointer",
     0x7C: "accessed/dirty update needed in second-level entry without snooping",
+    0x7D: "accessed/dirty update in second-level entry failed",
     # Scalable mode: the address and the permissions of the request.
     0x80: "address is not canonical for first-level translation",
     0x81: "user privilege denied by first-level translation",
@@ -88,6 +91,8 @@ REASONS: Final[dict[int, str]] = {
     0x85: "no write permission for write or atomic request",
     0x86: "no read permission for read or atomic request",
     0x87: "address in the interrupt address range",
+    0x88: "request not allowed in scalable mode (SGN.9)",
+    0x89: "request not allowed in scalable mode (SGN.10)",
     0x90: "accessed/dirty update needed in first-level entry without snooping",
     0x91: "accessed/dirty update in first-level entry failed",
     0x92: "extended-accessed update in first-level entry failed",

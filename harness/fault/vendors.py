@@ -1,7 +1,7 @@
 """The codes of IOMMUs other than VT-d: AMD-Vi's events and flags, SMMUv3's events, virtio-iommu's reasons.
 
-AMD-Vi: "AMD I/O Virtualization Technology (IOMMU) Specification" (48882), event log. SMMUv3: Arm IHI 0070, event records.
-virtio-iommu: the virtio specification 1.2, fault reporting.
+AMD-Vi: "AMD I/O Virtualization Technology (IOMMU) Specification" (48882), event log. SMMUv3: Arm IHI 0070, event
+records. virtio-iommu: the virtio specification 1.2, fault reporting.
 """
 
 from __future__ import annotations

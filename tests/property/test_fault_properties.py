@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from log_cases import CORPUS, read, same_or_less, same_whatever_the_chunks
 
 from harness.fault import clamped_lines, collapse, compare, parse_kernel_log, parse_trace
-from harness.fault import kernel_log as kernel_log_module
+from harness.fault.forms.vtd import VtdForm
 from harness.fault.reasons import REASONS
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "dmar"
-LOGS = [path.read_text(encoding="utf-8") for path in sorted(GOLDEN.glob("*.log"))]
+LOGS = [log.decode("utf-8", "replace") for log in CORPUS]
 PIECES = sorted({piece for log in LOGS for piece in re.split(r"(\W)", log) if piece})
 
 buses = st.integers(0, 255)
@@ -108,17 +107,38 @@ def test_no_shuffle_of_real_logs_makes_the_parser_fail(pieces):
 
 
 @settings(deadline=None)
-@given(st.sampled_from(LOGS), st.integers(0, 2000))
+@given(st.sampled_from(CORPUS), st.integers(0, 2000))
 def test_a_log_cut_off_anywhere_gives_no_wrong_record(log, end):
-    whole = parse_kernel_log(log).records
-    cut = parse_kernel_log(log[:end]).records
-    assert len(cut) <= len(whole)
-    for piece, record in zip(cut, whole, strict=False):
-        assert (piece.requester, piece.access, piece.line) == (record.requester, record.access, record.line)
-        assert piece.address in (None, record.address)
-        assert piece.reason in (None, record.reason)
-        assert piece.pasid in (None, record.pasid)
-        assert piece.index in (None, record.index)
+    same_or_less(log[:end], log)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.binary() | st.lists(st.sampled_from(CORPUS), max_size=4).map(b"".join), st.lists(st.integers(1, 400)))
+def test_the_ends_of_chunks_do_not_matter(log, sizes):
+    same_whatever_the_chunks(log, sizes)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from([*CORPUS, b" ", b"\x1b[31m", b"\0", b"\r"]), min_size=1, max_size=6),
+    st.integers(0, 70_000),
+    st.lists(st.integers(1, 90_000), max_size=8),
+)
+def test_a_line_of_any_length_is_read_the_same_whatever_the_chunks(pieces, padding, sizes):
+    # One line, longer than the pieces in which long lines are read: the faults lie at and across their borders.
+    line = (b"x" * padding + b" ".join(pieces)).replace(b"\n", b" ") * 3
+    same_whatever_the_chunks(line + b"\n" + pieces[0], sizes)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(CORPUS), st.integers(0, 140_000), st.sampled_from([b" ", b"\x1b[1m "]))
+def test_a_fault_is_found_wherever_it_stands_in_an_endless_line(log, padding, filler):
+    fault = b"DMAR: [DMA Read NO_PASID] Request device [02:01.2] fault addr 0x900000 [fault reason 0x06] words"
+    before = (filler * (padding // len(filler) + 1))[:padding].rpartition(b" ")[0]
+    records = read(before + b" " + fault + b" " * padding + b"\n" + log)
+    assert [(r.requester, r.address, r.reason, r.reason_text) for r in records[:1]] == [
+        ("02:01.2", 0x900000, 6, "words")
+    ]
 
 
 START = "[fault reason 06] "
@@ -140,13 +160,13 @@ def test_no_repetition_costs_more_than_linear_time(start, unit):
 def test_work_per_line_is_bounded(monkeypatch):
     # Heads that never get a reason must not pile up: each reason looks through a bounded number of them.
     looked = []
-    original = kernel_log_module._Reader._reason
+    original = VtdForm._reason
 
     def counting(self, *args):
-        looked.append(len(self.waiting))
+        looked.append(len(self._waiting))
         original(self, *args)
 
-    monkeypatch.setattr(kernel_log_module._Reader, "_reason", counting)
+    monkeypatch.setattr(VtdForm, "_reason", counting)
     parse_kernel_log("DMA Read] Request device [02:00.0] " * 5000 + "\n" + "[fault reason 06]\n" * 100)
     assert max(looked) <= 65
 

@@ -1,12 +1,12 @@
 """AMD-Vi's events, as Linux and as Xen print them.
 
-Linux: ``AMD-Vi: Event logged [IO_PAGE_FAULT device=02:00.0 domain=0x0000 address=0x900000 flags=0x0020]``, with the PCI
-domain before the device since 6.0. Of a device that has a driver, since 4.14, the name stands before the event instead:
-``vfio-pci 0000:02:00.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=...``; before events of other kinds stands the IOMMU's
-own name, which is no requester. Events without a device (of commands) are errors of the IOMMU's, not faults.
+Linux: ``AMD-Vi: Event logged [IO_PAGE_FAULT device=02:00.0 domain=0x0000 address=0x900000 flags=0x0020]``, with the
+PCI domain before the device since 6.0. Of a device that has a driver, since 4.14, the name stands before the event
+instead: ``vfio-pci 0000:02:00.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=...``; before events of other kinds stands
+the IOMMU's own name, which is no requester. Events without a device (of commands) are errors of the IOMMU, not faults.
 
-Xen: ``AMD-Vi: IO_PAGE_FAULT: 0000:02:00.0 d0 addr 0000000000900000 flags 0x20 RW``; up to 4.13 ``AMD-Vi: IO_PAGE_FAULT:
-domain = 0, device id = 0x200, fault address = 0x900000, flags = 0x20``.
+Xen: ``AMD-Vi: IO_PAGE_FAULT: 0000:02:00.0 d0 addr 0000000000900000 flags 0x20 RW``; up to 4.13 ``AMD-Vi:
+IO_PAGE_FAULT: domain = 0, device id = 0x200, fault address = 0x900000, flags = 0x20``.
 """
 
 from __future__ import annotations
@@ -19,11 +19,9 @@ from harness.fault.requester import requester_name
 from harness.fault.vendors import AMD_EVENTS, AMD_FLAG_BITS
 from harness.results import Access
 
-_BDF: Final = (
-    r"(?:(?P<{0}domain>[0-9a-f]{{4,8}}):)?(?P<{0}bus>[0-9a-f]{{2}}):(?P<{0}slot>[0-9a-f]{{2}})\.(?P<{0}function>[0-7])"
-)
+_BDF: Final = r"(?:(?P<domain>[0-9a-f]{4,8}):)?(?P<bus>[0-9a-f]{2}):(?P<slot>[01][0-9a-f])\.(?P<function>[0-7])"
 _EVENT: Final = re.compile(
-    rf"(?:(?<![0-9a-f:]){_BDF.format('')}:\s{{1,4}})?(?:(?:AMD-Vi|AMD IOMMU):\s{{1,4}})?"
+    rf"(?:(?<![0-9a-f:]){_BDF}:\s{{1,4}})?(?:(?:AMD-Vi|AMD IOMMU):\s{{1,4}})?"
     r"(?:Event\s{1,4}logged\s{0,4}\[\s{0,4})?"
     rf"(?P<name>{'|'.join(AMD_EVENTS)})(?![0-9A-Z_])(?P<fields>[^\[\]\r\n\0]{{0,200}}\]?)"
     + "|"
@@ -31,9 +29,9 @@ _EVENT: Final = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 # A number is whole only where something follows that is no part of it.
-_DEVICE: Final = re.compile(rf"\bdevice=(?:{_BDF.format('')}(?=[\s,\]]))?", re.ASCII)
+_DEVICE: Final = re.compile(rf"\bdevice=(?:{_BDF}(?=[\s,\]]))?", re.ASCII)
 _XEN_DEVICE: Final = re.compile(
-    rf":\s{{1,4}}(?:{_BDF.format('')} d|domain = \d{{1,5}}, device id = (?P<sid>0x[0-9a-f]{{1,4}}),)", re.ASCII
+    rf":\s{{1,4}}(?:{_BDF} d|domain = \d{{1,5}}, device id = (?P<sid>0x[0-9a-f]{{1,4}}),)", re.ASCII
 )
 _NUMBER: Final = re.compile(
     r"\b(?P<key>address|addr|flags|pasid)(?: = |[ =])(?P<value>(?:0x)?[0-9a-f]{1,16})(?P<whole>[\s,\]])?", re.ASCII
@@ -105,7 +103,8 @@ def _found(match: re.Match[str], requester: str, line: Line) -> Found:
         address=numbers.get("address", numbers.get("addr")) if name in _IOVA else None,
         reason=AMD_EVENTS[name],
         reason_text=name,
-        pasid=numbers.get("pasid"),
+        # Where the request had none, Linux prints 0 all the same.
+        pasid=numbers.get("pasid") if (flags or 0) & AMD_FLAG_BITS["GN"] else numbers.get("pasid") or None,
         flags=flags,
     )
 

@@ -1,9 +1,9 @@
 """SMMUv3's events as Linux prints them.
 
-Up to 6.13 only the record's four 64-bit words: ``arm-smmu-v3 arm-smmu-v3.0.auto: event 0x10 received:``, then one word a
-line. Later kernels print two lines in words behind these: ``event: F_TRANSLATION client: 0000:01:00.0 sid: 0x100 ssid: 0
-iova: 0x900000 ipa: 0`` and ``unpriv data write s1 "Input address caused fault" stag: 0``. Lines that belong together have
-the same SMMU's name before them.
+Up to 6.13 only the record's four 64-bit words: ``arm-smmu-v3 arm-smmu-v3.0.auto: event 0x10 received:``, then one word
+a line. Later kernels print two lines in words behind these: ``event: F_TRANSLATION client: 0000:01:00.0 sid: 0x100
+ssid: 0 iova: 0x900000 ipa: 0`` and ``unpriv data write s1 "Input address caused fault" stag: 0``. Lines that belong
+together have the same SMMU's name before them.
 
 A stream ID is, on PCI, what the firmware's tables make of the requester ID: its lower sixteen bits as a rule. Where the
 client is named, that is the requester.
@@ -28,7 +28,7 @@ _EVENT: Final = re.compile(
     rf"|{suppressed_pattern('arm_smmu_evtq_thread', 'arm_smmu_dump_event')}",
     re.ASCII,
 )
-_PCI: Final = re.compile(r"(?P<domain>[0-9a-f]{4,8}):(?P<bus>[0-9a-f]{2}):(?P<slot>[0-9a-f]{2})\.(?P<function>[0-7])")
+_PCI: Final = re.compile(r"(?P<domain>[0-9a-f]{4,8}):(?P<bus>[0-9a-f]{2}):(?P<slot>[01][0-9a-f])\.(?P<function>[0-7])")
 _CODES: Final = {name: code for code, name in SMMU_EVENTS.items()}
 # Events whose record has the input address, and whether it was read: of a translation.
 _OF_ADDRESS: Final = frozenset({0x0B, 0x10, 0x11, 0x12, 0x13})

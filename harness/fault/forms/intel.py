@@ -14,7 +14,9 @@ from typing import Final
 from harness.fault.forms.common import suppressed_pattern
 
 HEX: Final = r"(?:0x)?[0-9a-f]"
-_BDF: Final = rf"(?:(?P<domain>[0-9a-f]{{4,8}}):)?(?P<bus>{HEX}{{1,2}}):(?P<device>{HEX}{{1,2}})\.(?P<function>[0-7])"
+_BDF: Final = (
+    rf"(?:(?P<domain>[0-9a-f]{{4,8}}):)?(?P<bus>{HEX}{{1,2}}):(?P<device>(?:0x)?[01]?[0-9a-f])\.(?P<function>[0-7])"
+)
 
 # "[DMA Read NO_PASID] Request device [02:01.2] fault addr 0x900000", "INTR-REMAP: Request device [[00:1f.0] fault
 # index 1f" (the doubled bracket is in old kernels). What stands after the device may be cut off or replaced. Xen says

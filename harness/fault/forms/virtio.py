@@ -1,7 +1,7 @@
 """virtio-iommu's faults as Linux prints them: ``virtio_iommu virtio0: page fault from EP 256 at 0x900000 [R]``.
 
-EP is the endpoint ID, in decimal: on PCI the requester ID. The upper half of a larger one is the platform's own (most use
-it for the PCI domain) and is left out. The flags may be empty: not every device says what was tried.
+EP is the endpoint ID, in decimal: on PCI the requester ID. The upper half of a larger one is the platform's own (most
+use it for the PCI domain) and is left out. The flags may be empty: not every device says what was tried.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """VT-d's faults, as Linux and as Xen print them, put together out of their pieces.
 
 What carries the log (console, ``dmesg``, journal, syslog, mail) adds prefixes, breaks lines or cuts them off. So the
-text is not read line by line against whole patterns. It is taken apart into tokens (a fault's head, its reason, a status
-line, a count of suppressed messages), wherever they stand, and then put together again: a reason belongs to the head
-before it on its line, else to the oldest head that still waits for one and that it fits.
+text is not read line by line against whole patterns. It is taken apart into tokens (a fault's head, its reason, a
+status line, a count of suppressed messages), wherever they stand, and then put together again: a reason belongs to the
+head before it on its line, else to the oldest head that still waits for one and that it fits.
 """
 
 from __future__ import annotations

@@ -1,0 +1,172 @@
+"""``harness explain``: what a fault line means, what usually causes it, what to check next."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
+
+import typer
+
+from harness.cli.handler import NO_FAULT, guarded
+from harness.cli.options import AsJson, examples
+from harness.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from harness.fault.decode import Context
+    from harness.fault.known import KnownRange
+    from harness.fault.pci import Requester
+    from harness.results import LogExplanation
+
+_PATH_LENGTH: Final = 4096
+_RUN_HINT: Final = "give the folder of a finished run; its summary names it"
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[TEXT|FILE|-]", help="A line, a file with a log of any size, or - for standard input."),
+]
+PfOption = Annotated[
+    list[str] | None, typer.Option("--pf", metavar="BDF", help="A PF: say which of its VFs a requester is. Repeatable.")
+]
+Offset = Annotated[int, typer.Option("--offset", min=1, max=0xFFFF, help="First VF Offset of the PFs.")]
+Stride = Annotated[int, typer.Option("--stride", min=0, max=0xFFFF, help="VF Stride of the PFs.")]
+Vfs = Annotated[int, typer.Option("--vfs", min=1, max=0xFFFF, help="How many VFs a PF has at most.")]
+AwBits = Annotated[
+    int | None, typer.Option("--aw-bits", min=12, max=64, help="Width of the IOMMU's addresses in bits, e.g. 48.")
+]
+Run = Annotated[
+    Path | None, typer.Option("--run", metavar="FOLDER", help="A finished run: say which of its mappings is meant.")
+]
+
+
+def explain(
+    text: Words = None,
+    pf: PfOption = None,
+    offset: Offset = 1,
+    stride: Stride = 1,
+    vfs: Vfs = 256,
+    aw_bits: AwBits = None,
+    run: Run = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a DMA fault in a kernel log means, what usually causes it, and what to check next.
+
+    Reads VT-d's lines (Linux, Xen, FreeBSD), AMD-Vi's, SMMUv3's and virtio-iommu's, in the forms of old and new
+    kernels, with any prefix. Equal faults are counted. An argument that is the name of a file is read; without one,
+    standard input is. The exit code is 9 when there is no fault in it.
+    """
+
+    def body() -> int:
+        from harness.fault.explain import explain_stream, explain_text
+
+        words = text or []
+        context = _context(pf or [], offset, stride, vfs, aw_bits, run)
+        if words and words != ["-"] and not _names_file(words):
+            log = explain_text(" ".join(words), context)
+            source = "the text"
+        else:
+            stream, source = _stream(words)
+            with stream:
+                log = explain_stream(stream, context)
+        _print(log, as_json)
+        if not log.explanations:
+            _tell_nothing(log, source)
+            return NO_FAULT
+        return 0
+
+    raise typer.Exit(guarded(body))
+
+
+explain_epilog: Final = examples(
+    "dmesg | harness explain",
+    "harness explain /var/log/kern.log",
+    "harness explain 'DMAR: [DMA Read NO_PASID] Request device [02:01.2] fault addr 0x900000 [fault reason 0x06]'",
+    "harness explain --pf 02:00.0 --offset 1 --stride 1 --aw-bits 48 kern.log",
+    "harness explain --json - < serial.log",
+)
+
+
+def _names_file(words: list[str]) -> bool:
+    """Whether the argument is a file; a text that only looks like one is a mistake."""
+    name = words[0]
+    if len(words) > 1 or len(name) > _PATH_LENGTH or "\n" in name or "\0" in name:
+        return False
+    path = Path(name)
+    try:
+        if path.exists():
+            return True
+    except OSError:
+        # A name that is too long for the system is a text.
+        return False
+    if " " not in name and ("/" in name or path.suffix in (".log", ".txt", ".gz", ".xz", ".zst")):
+        raise ConfigurationError(
+            f"there is no file {name}", hint="a log line as text goes in quotes; - reads standard input"
+        )
+    return False
+
+
+def _stream(words: list[str]) -> tuple[BinaryIO, str]:
+    if words and words != ["-"]:
+        path = Path(words[0])
+        if path.is_dir():
+            raise ConfigurationError(f"{path} is a folder", hint="name a file in it; for a run's folder: --run")
+        try:
+            return path.open("rb"), str(path)
+        except OSError as error:
+            raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+    if not words and sys.stdin.isatty():
+        raise ConfigurationError(
+            "there is nothing to explain", hint="dmesg | harness explain, or harness explain 'DMAR: ...' or FILE"
+        )
+    return sys.stdin.buffer, "standard input"
+
+
+def _context(names: list[str], offset: int, stride: int, vfs: int, aw_bits: int | None, run: Path | None) -> Context:
+    from harness.fault.decode import Context
+    from harness.fault.pci import Pf
+
+    pfs = [Pf(_pf_address(name), offset, stride, vfs) for name in names]
+    return Context(pfs=pfs, aw_bits=aw_bits, ranges=None if run is None else _ranges(run))
+
+
+def _pf_address(name: str) -> Requester:
+    from harness.fault.pci import Requester
+
+    address = Requester.parse(name)
+    if address is None:
+        raise ConfigurationError(f"--pf: '{name}' is no PCI address", hint="write it as 02:00.0 or 0000:02:00.0")
+    return address
+
+
+def _ranges(run: Path) -> list[KnownRange]:
+    from harness.fault.known import known_ranges
+    from harness.report import load_run
+
+    if not run.is_dir():
+        raise ConfigurationError(f"--run: {run} is no folder", hint=_RUN_HINT)
+    return known_ranges(load_run(run).cells)
+
+
+def _print(log: LogExplanation, as_json: bool) -> None:
+    from harness.report.explain import explanation_data, explanation_text, print_explanation
+
+    if as_json:
+        print(json.dumps(explanation_data(log)))
+    elif log.explanations and sys.stdout.isatty():
+        print_explanation(log)
+    elif log.explanations:
+        print(explanation_text(log), end="")
+
+
+def _tell_nothing(log: LogExplanation, source: str) -> None:
+    print(f"no fault in {source}", file=sys.stderr)
+    for note in log.notes:
+        print(note, file=sys.stderr)
+    if log.suppressed:
+        print(f"but the rate limit left out {log.suppressed} messages", file=sys.stderr)
+    hint = (
+        "a fault line names a requester, e.g. 'DMAR: [DMA Read] Request device [02:00.0] fault addr 900000', 'AMD-Vi:"
+        " Event logged [IO_PAGE_FAULT device=02:00.0 ...]', 'page fault from EP 256 at 0x900000'"
+    )
+    print(f"hint: {hint}", file=sys.stderr)
