@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from harness.fault import collapse, describe, parse_trace, reason_name
 from harness.fault.reasons import is_interrupt_reason
-from harness.fault.trace import PAGE_SHIFT, page_of, requester_name
+from harness.fault.requester import requester_name
+from harness.fault.trace import PAGE_SHIFT, page_of
 from harness.judge.aspect import NOT_SAID, Aspect
 from harness.judge.faults import pair
 from harness.judge.registers import FaultRegister, Registers
