@@ -6,7 +6,6 @@ import re
 
 from harness.fault import KernelFaults, clamped_lines, compare, evidence_faults, parse_kernel_log
 from harness.fault.trace import step_trace
-from harness.fault.viommu_log import with_viommus
 from harness.judge.faults import check_faults
 from harness.judge.implementations import compare_implementations
 from harness.judge.steps import check_steps
@@ -25,7 +24,7 @@ def judge(scenario: Scenario, evidence: Evidence) -> Verdict:
         evidence: what the run left. Of the C library, what is known of it is expected instead of what should be.
     """
     trace = evidence_faults(evidence)
-    kernel = with_viommus(parse_kernel_log(evidence.kernel_log), evidence.kernel_log)
+    kernel = parse_kernel_log(evidence.kernel_log)
     checks = [*check_steps(scenario.steps, evidence.steps, evidence.libusdm)]
     checks += _check_clamping(evidence)
     checks.append(check_faults(scenario, evidence, trace, kernel))

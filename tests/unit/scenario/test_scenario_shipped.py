@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from harness.agent import outcome
 from harness.paths import scenarios_dir
@@ -21,6 +22,7 @@ from harness.scenario import (
     find_scenarios,
     lint,
     load_scenario,
+    yaml_marks,
 )
 from harness.scenario.args import DmaArgs
 from harness.scenario.defects import DEFECTS, OTHER
@@ -166,3 +168,13 @@ def test_everything_in_the_schema_is_described_and_defined() -> None:
     walk(schema, "")
     assert used == set(schema["$defs"])
     assert all(definition.get("description") for definition in schema["$defs"].values())
+
+
+@pytest.mark.skipif(not hasattr(yaml, "CSafeLoader"), reason="PyYAML was built without libyaml")
+def test_both_parsers_read_the_same() -> None:
+    for file in find_scenarios([FOLDER]):
+        text = file.read_text()
+        with_libyaml, without = (yaml_marks._Reader(file, loader) for loader in (yaml.CSafeLoader, yaml.SafeLoader))
+        with_libyaml.read(text)
+        without.read(text)
+        assert with_libyaml.document == without.document, file
