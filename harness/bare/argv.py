@@ -18,7 +18,7 @@ _RESET_VECTOR = 16  # bytes before the end
 # cli; hlt; jmp to the hlt: the processor sleeps for good, and icount lets time leap to the next timer.
 _HALT = bytes((0xFA, 0xF4, 0xEB, 0xFD))
 _EDU_MASK = 0xFFFF_FFFF_FFFF_FFFF
-# The events that are witnesses, or tell a reader what the IOMMU was asked to do.
+# The events that are witnesses.
 TRACES = ("vtd_dmar_fault", "vtd_frr_new", "apic_deliver_irq")
 _SCALABLE = ("scalable-mode", "x-scalable-mode")
 _FIRST_STAGE = ("fsts", "x-flts")
@@ -87,7 +87,7 @@ def bare_argv(spec: BareSpec, capabilities: Capabilities, *, qtest: int, bios: i
         ConfigurationError: the build lacks what the machine asks for.
     """
     argv = ["-nodefaults", "-no-user-config", "-display", "none", "-name", "usdm-harness-bare"]
-    argv += ["-machine", f"{capabilities.machine_type},sata=off,smbus=off,vmport=off,pit=off,hpet=off"]
+    argv += ["-machine", f"{capabilities.machine_type},sata=off,smbus=off,vmport=off,pit=off,hpet=off,acpi=off"]
     argv += ["-accel", "tcg", "-icount", "shift=0,sleep=off", "-m", f"{spec.memory >> 20}M"]
     argv += ["-bios", f"/proc/self/fd/{bios}"]
     if capabilities.sandbox:

@@ -81,7 +81,7 @@ class BareEmulator:
         status = self._process.returncode
         self.stop()
         stderr = tail(self.folder / "qemu.stderr").strip()
-        if status is not None and status == 1 and not (self.folder / "qtest.log").exists():
+        if status is not None and status > 0 and not self.qtest.answered:
             hint = f"the whole command line is in {self.folder / 'qemu.sh'}"
             return InfrastructureError(f"QEMU did not start: {stderr or said}", hint=hint)
         how = f"by signal {-status}" if status is not None and status < 0 else f"with status {status}"

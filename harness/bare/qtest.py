@@ -23,12 +23,16 @@ class Qtest:
     Args:
         sock: a connected socket; owned.
         deadline: until when every answer must have come.
+
+    Attributes:
+        answered: QEMU has answered at least once: it has started.
     """
 
     def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
         self._sock = sock
         self._buffer = b""
         self.deadline = deadline
+        self.answered = False
 
     def close(self) -> None:
         """Close the socket."""
@@ -52,6 +56,7 @@ class Qtest:
             raise GuestHang(f"QEMU did not answer '{words}' within {self.deadline.budget:g} s") from None
         except OSError as error:
             raise QtestClosed(f"QEMU ended at '{words[:60]}': {error.strerror}") from error
+        self.answered = True
         if answer != "OK" and not answer.startswith("OK "):
             raise InfrastructureError(f"QEMU refused '{words[:60]}': {answer}")
         return answer[3:]

@@ -88,3 +88,11 @@ def test_no_image_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (cell,) = run(tmp_path / "run", FOLDER / "write_unmapped.yaml").cells
     assert cell.outcome is Outcome.PASS
     assert "--kernel" not in cell.rerun
+
+
+def test_a_qemu_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.bare.argv._topology", lambda spec: iter([{"driver": "no-such-device"}]))
+    (cell,) = run(tmp_path / "run", FOLDER / "write_unmapped.yaml").cells
+    assert (cell.outcome, cell.failure_class) == (Outcome.ERROR, FailureClass.INFRASTRUCTURE)
+    assert "no-such-device" in cell.message
+    assert "qemu.sh" in (cell.hint or "")
