@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Final, TextIO
 
 import typer
 
@@ -106,6 +106,10 @@ def _names_file(words: list[str]) -> bool:
     return False
 
 
+def _is_terminal(stream: TextIO) -> bool:
+    return stream.isatty()
+
+
 def _stream(words: list[str]) -> tuple[BinaryIO, str]:
     if words and words != ["-"]:
         path = Path(words[0])
@@ -115,7 +119,7 @@ def _stream(words: list[str]) -> tuple[BinaryIO, str]:
             return path.open("rb"), str(path)
         except OSError as error:
             raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
-    if not words and sys.stdin.isatty():
+    if not words and _is_terminal(sys.stdin):
         raise ConfigurationError(
             "there is nothing to explain", hint="dmesg | harness explain, or harness explain 'DMAR: ...' or FILE"
         )
@@ -153,7 +157,7 @@ def _print(log: LogExplanation, as_json: bool) -> None:
 
     if as_json:
         print(json.dumps(explanation_data(log)))
-    elif log.explanations and sys.stdout.isatty():
+    elif log.explanations and _is_terminal(sys.stdout):
         print_explanation(log)
     elif log.explanations:
         print(explanation_text(log), end="")

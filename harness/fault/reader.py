@@ -1,8 +1,9 @@
 """Reads a log of any size in chunks and finds the faults in it, in every form that ``forms`` knows.
 
-Of a log nearly every line is about something else. So a chunk is first searched for the few byte strings without which
-no form can begin (``Form.triggers``), which runs at memory speed; only lines that have one are looked at, and the lines
-after them for as long as a form waits for the rest of a fault. What is found does not depend on where the chunks end.
+Of a log nearly every line is about something else. So a chunk is first searched for a few byte strings, one of which
+is in every line of a fault; that runs nearly at memory speed. Only lines that have one are looked at (and read by the
+forms whose ``triggers`` they have), and the lines after them for as long as a form waits for the rest of a fault. What
+is found does not depend on where the chunks end.
 
 A line longer than ``PIECE`` is looked at in pieces of that length, each with a look ahead at what follows, so that
 memory stays bounded for a log without line breaks too.
@@ -25,6 +26,20 @@ _AHEAD: Final = 1 << 11
 # No escape sequence is longer. A piece does not end inside one.
 _ESCAPE: Final = 32
 _ESC: Final = b"\x1b["
+# Each search for one costs a pass over the whole log, so these are few; one of them is in every line that has a trigger
+# of a form in the way in which kernels print it. In a coloured line it may be in pieces.
+_MARKS: Final = (
+    b"request",
+    b" fault",
+    b"_page_fault",
+    b"logged [",
+    b"_tab",
+    b"_inv_t",
+    b"callbacks",
+    b"event 0x",
+    b"sid: 0",
+    _ESC,
+)
 # So many faults at most wait for one before them on the same endless line.
 _PENDING: Final = 4096
 
@@ -44,7 +59,6 @@ class LogReader:
         self._on_fault = on_fault
         self._on_status = on_status
         self._forms = all_forms()
-        self._triggers = tuple(dict.fromkeys([t for form in self._forms for t in form.triggers] + [_ESC]))
         self._pending: deque[Found] = deque()
         self._number = 1
         self._rest = b""
@@ -97,13 +111,13 @@ class LogReader:
                 position = self._take(data, position)
 
     def _candidates(self, lower: bytes) -> list[int]:
-        """Where the lines begin that have a trigger."""
+        """Where the lines begin that may have a trigger."""
         starts: set[int] = set()
-        for trigger in self._triggers:
-            found = lower.find(trigger)
+        for mark in _MARKS:
+            found = lower.find(mark)
             while found >= 0:
                 starts.add(lower.rfind(b"\n", 0, found) + 1)
-                found = lower.find(trigger, lower.find(b"\n", found))
+                found = lower.find(mark, lower.find(b"\n", found))
         return sorted(starts)
 
     def _waits(self) -> bool:

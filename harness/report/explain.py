@@ -97,14 +97,14 @@ def _details(number: int, one: Explanation, before: int | None) -> Iterator[str]
 
 
 def fault_headline(one: Explanation) -> str:
-    """The fault in a sentence: who did what, and why it was refused."""
+    """The fault in a line: who did what, and why it was refused."""
     fault = one.fault
     did = {"read": "read", "write": "wrote", "interrupt": "sent an interrupt", None: "made a request"}[fault.access]
     where = "" if fault.address is None else f" {'to' if fault.access == 'interrupt' else 'at'} {fault.address:#x}"
     where += "" if fault.index is None else f" with index {fault.index:#x}"
     code = "" if fault.reason is None else f"{_code(fault)}, "
     times = "" if fault.count == 1 else f" {fault.count} times"
-    return one_line(f"{fault.requester} {did}{where}{times}, and was refused: {code}{one.name}")
+    return one_line(f"{fault.requester} {did}{where}{times}: {code}{one.name}")
 
 
 def _row(number: int, fault: FaultRecord) -> tuple[str, ...]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import dma_speed
+import explain_speed
 from figures import Figure, Figures
 from guests import COLD_SSH, KERNEL, QEMU, SSH, Guests
 from usdm_speed import Choice
@@ -78,7 +80,7 @@ def main() -> None:
     parser.add_argument("--suites", type=int, default=3, help="how often the whole suite is run (default 3)")
     parser.add_argument("--no-virtme", action="store_true", help="leave the comparison with virtme-ng out")
     parser.add_argument("--no-usdm", action="store_true", help="leave the comparison of usdm with libusdm out")
-    parser.add_argument("--only", choices=["guests", "usdm", "dma"], help="only the guests, usdm and libusdm, or NVMe")
+    parser.add_argument("--only", choices=["guests", "usdm", "dma", "explain"], help="only these figures")
     parser.add_argument(
         "--rounds", type=int, default=7, help="how often usdm and libusdm take turns, and rounds of NVMe (default 7)"
     )
@@ -87,10 +89,16 @@ def main() -> None:
         "--huge-pages", choices=["always", "never"], default="", help="transparent huge pages for that comparison"
     )
     parser.add_argument("--groups", nargs="+", default=[], help="only these groups of rows of that comparison")
+    parser.add_argument("--megabytes", type=int, default=1000, help="size of the log to explain (default 1000)")
     parser.add_argument("--json", type=Path, help="write the figures there")
     arguments = parser.parse_args()
-    resources = prepare(RunOptions(fetch=True), say)
     figures, usdm_facts = Figures(), {}
+    if arguments.only in (None, "explain"):
+        explain_speed.measure(figures, arguments.runs, arguments.megabytes, say)
+    if arguments.only == "explain":
+        finish(figures, host_facts(), arguments.json)
+        return
+    resources = prepare(RunOptions(fetch=True), say)
     if arguments.only in (None, "usdm") and not arguments.no_usdm:
         choice = Choice(arguments.rounds, arguments.usdm, arguments.huge_pages, arguments.groups)
         with tempfile.TemporaryDirectory(prefix="harness-bench-") as scratch:
@@ -109,12 +117,17 @@ def main() -> None:
         "accelerator": f"{emulation.accelerator.accelerator} ({emulation.accelerator.reason})",
         **usdm_facts,
     }
+    finish(figures, facts, arguments.json)
+
+
+def finish(figures: Figures, facts: Mapping[str, object], file: Path | None) -> None:
+    """Print the table and write the JSON."""
     for name, fact in facts.items():
         print(f"{name}: {fact}")
     print(f"\n{figures.table()}")
-    if arguments.json:
+    if file:
         data = {"host": facts, "figures": figures.data()}
-        arguments.json.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
