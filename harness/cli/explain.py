@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, Final, TextIO
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from harness.cli.handler import NO_FAULT, guarded
+from harness.cli.log_input import given_log, is_terminal
 from harness.cli.options import AsJson, examples
 from harness.errors import ConfigurationError
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from harness.fault.pci import Requester
     from harness.results import LogExplanation
 
-_PATH_LENGTH: Final = 4096
 _RUN_HINT: Final = "give the folder of a finished run; its summary names it"
 
 Words = Annotated[
@@ -60,18 +60,16 @@ def explain(
     def body() -> int:
         from harness.fault.explain import explain_stream, explain_text
 
-        words = text or []
         context = _context(pf or [], offset, stride, vfs, aw_bits, run)
-        if words and words != ["-"] and not _names_file(words):
-            log = explain_text(" ".join(words), context)
-            source = "the text"
+        given = given_log(text or [])
+        if given.stream is None:
+            log = explain_text(given.text, context)
         else:
-            stream, source = _stream(words)
-            with stream:
+            with given.stream as stream:
                 log = explain_stream(stream, context)
         _print(log, as_json)
         if not log.explanations:
-            _tell_nothing(log, source)
+            _tell_nothing(log, given.name)
             return NO_FAULT
         return 0
 
@@ -85,45 +83,6 @@ explain_epilog: Final = examples(
     "harness explain --pf 02:00.0 --offset 1 --stride 1 --aw-bits 48 kern.log",
     "harness explain --json - < serial.log",
 )
-
-
-def _names_file(words: list[str]) -> bool:
-    """Whether the argument is a file; a text that only looks like one is a mistake."""
-    name = words[0]
-    if len(words) > 1 or len(name) > _PATH_LENGTH or "\n" in name or "\0" in name:
-        return False
-    path = Path(name)
-    try:
-        if path.exists():
-            return True
-    except OSError:
-        # A name that is too long for the system is a text.
-        return False
-    if " " not in name and ("/" in name or path.suffix in (".log", ".txt", ".gz", ".xz", ".zst")):
-        raise ConfigurationError(
-            f"there is no file {name}", hint="a log line as text goes in quotes; - reads standard input"
-        )
-    return False
-
-
-def _is_terminal(stream: TextIO) -> bool:
-    return stream.isatty()
-
-
-def _stream(words: list[str]) -> tuple[BinaryIO, str]:
-    if words and words != ["-"]:
-        path = Path(words[0])
-        if path.is_dir():
-            raise ConfigurationError(f"{path} is a folder", hint="name a file in it; for a run's folder: --run")
-        try:
-            return path.open("rb"), str(path)
-        except OSError as error:
-            raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
-    if not words and _is_terminal(sys.stdin):
-        raise ConfigurationError(
-            "there is nothing to explain", hint="dmesg | harness explain, or harness explain 'DMAR: ...' or FILE"
-        )
-    return sys.stdin.buffer, "standard input"
 
 
 def _context(names: list[str], offset: int, stride: int, vfs: int, aw_bits: int | None, run: Path | None) -> Context:
@@ -157,7 +116,7 @@ def _print(log: LogExplanation, as_json: bool) -> None:
 
     if as_json:
         print(json.dumps(explanation_data(log)))
-    elif log.explanations and _is_terminal(sys.stdout):
+    elif log.explanations and is_terminal(sys.stdout):
         print_explanation(log)
     elif log.explanations:
         print(explanation_text(log), end="")

@@ -119,15 +119,18 @@ def repro(
 
 def _chosen(words: list[str], line: int | None) -> tuple[FaultRecord, str, int]:
     """The fault to reproduce, its line, and how many different ones there are beside it."""
-    from harness.cli.log_input import open_log
+    from harness.cli.log_input import given_log
     from harness.fault import parse_kernel_log
 
-    with open_log(words) as stream:
-        text = stream.read().decode("utf-8", "replace")
+    given = given_log(words)
+    text = given.text
+    if given.stream is not None:
+        with given.stream as stream:
+            text = stream.read().decode("utf-8", "replace")
     records = parse_kernel_log(text).records
     lines = text.split("\n")
     if not records:
-        raise ConfigurationError("there is no fault in this text", hint="'harness explain' says what it reads")
+        raise ConfigurationError(f"there is no fault in {given.name}", hint="'harness explain' says what it reads")
     wanted = records[0] if line is None else next((one for one in records if one.line == line), None)
     if wanted is None:
         there = ", ".join(str(one.line) for one in records[:10])

@@ -8,14 +8,7 @@ from typing import Final
 
 from harness.fault.known import KnownRange, find_range
 from harness.fault.pci import Pf, Requester
-from harness.fault.reasons import reason_name
-from harness.fault.vendors import (
-    AMD_EVENT_WORDS,
-    AMD_FLAG_BITS,
-    AMD_FLAG_WORDS,
-    SMMU_EVENT_WORDS,
-    VIRTIO_REASON_WORDS,
-)
+from harness.fault.vendors import AMD_FLAG_BITS, AMD_FLAG_WORDS
 from harness.results import FaultRecord, StatusLine
 
 MSI_WINDOW: Final = range(0xFEE00000, 0xFEF00000)
@@ -47,16 +40,6 @@ class Context:
     pfs: Sequence[Pf] = ()
     aw_bits: int | None = None
     ranges: Sequence[KnownRange] | None = field(default=None)
-
-
-def fault_name(fault: FaultRecord) -> str:
-    """The reason in words, by the specification of the fault's IOMMU."""
-    if fault.reason is None:
-        return "reason not said"
-    words = {"amd": AMD_EVENT_WORDS, "arm": SMMU_EVENT_WORDS, "virtio": VIRTIO_REASON_WORDS}.get(fault.vendor)
-    if words is None:
-        return reason_name(fault.reason)
-    return words.get(fault.reason, "code not known")
 
 
 def vf_of(fault: FaultRecord, pfs: Sequence[Pf]) -> tuple[Pf, int] | None:

@@ -7,9 +7,10 @@ from io import BytesIO
 from typing import BinaryIO, Final
 
 from harness.fault.advice import advise
-from harness.fault.decode import Context, facts, fault_name, status_sentence
+from harness.fault.decode import Context, facts, status_sentence
 from harness.fault.groups import Groups
 from harness.fault.reader import LogReader, read_log
+from harness.fault.reasons import reason_name
 from harness.results import Explanation, FaultRecord, LogExplanation
 
 _TALK: Final = re.compile(rb"dmar|iommu|amd-vi|smmu|fault", re.IGNORECASE)
@@ -37,7 +38,7 @@ def explain_record(fault: FaultRecord, context: Context) -> Explanation:
     advice = advise(fault, context)
     return Explanation(
         fault=fault,
-        name=fault_name(fault),
+        name=reason_name(fault.reason, fault.vendor),
         facts=facts(fault, context),
         causes=advice.causes,
         checks=advice.checks,

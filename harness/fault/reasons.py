@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from harness.fault.vendors import AMD_EVENT_WORDS, AMD_EVENTS, SMMU_EVENT_WORDS, SMMU_EVENTS, VIRTIO_REASON_WORDS
 from harness.results import Access, FaultRecord, Vendor
 
 REASONS: Final[dict[int, str]] = {
@@ -102,21 +103,20 @@ REASONS: Final[dict[int, str]] = {
 _READ: Final = frozenset({0x06, 0x86})
 _WRITE: Final = frozenset({0x05, 0x85})
 
-
-_OTHER_REASONS: Final[dict[tuple[Vendor, int], str]] = {
-    ("virtio", 0): "unknown",
-    ("virtio", 1): "no domain attached",
-    ("virtio", 2): "no mapping, or not with this access",
-    ("amd", 2): "IO_PAGE_FAULT",
+_OTHERS: Final[dict[Vendor, dict[int, str]]] = {
+    "amd": {code: f"{name}: {AMD_EVENT_WORDS[code]}" for name, code in AMD_EVENTS.items()},
+    "arm": {code: f"{name}: {SMMU_EVENT_WORDS[code]}" for code, name in SMMU_EVENTS.items()},
+    "virtio": VIRTIO_REASON_WORDS,
 }
 
 
 def reason_name(code: int | None, vendor: Vendor = "intel") -> str:
-    """The name of a fault reason; a code that VT-d does not define is said to be so."""
+    """The name of a fault reason; a code that the vendor's IOMMU does not define is said to be so."""
     if code is None:
         return "reason not said"
-    if vendor in ("virtio", "amd"):
-        return _OTHER_REASONS.get((vendor, code), f"reason not defined by {vendor}")
+    words = _OTHERS.get(vendor)
+    if words is not None:
+        return words.get(code, f"reason not defined by {vendor}")
     return REASONS.get(code, "reason not defined by VT-d")
 
 

@@ -108,5 +108,5 @@ VIRTIO_REASONS: Final[dict[str, int]] = {"unknown": 0, "domain": 1, "page": 2}
 VIRTIO_REASON_WORDS: Final[dict[int, str]] = {
     0: "the device does not say why",
     1: "the endpoint is attached to no domain",
-    2: "no mapping for the address, or one that does not allow the access",
+    2: "no mapping that allows the access",
 }

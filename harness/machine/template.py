@@ -25,7 +25,7 @@ STATE_FILE = "state"
 
 _FORMAT = 2
 # Templates that have not been used last give way to new ones: each edit of usdm makes one.
-_KEPT = 8
+_KEPT = 16
 _UNUSED_SECONDS = 600.0
 
 

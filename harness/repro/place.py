@@ -9,7 +9,6 @@ from harness.errors import ConfigurationError
 # First VF Offset and VF Stride of QEMU's nvme are 1, so VF n has the device and function number n.
 _MAX_VFS = 127
 _MAX_BUS = 0xFE
-_MAX_SLOT_OF_BUS_0 = 0x0F
 
 
 class NotReproducible(ConfigurationError):
@@ -45,10 +44,10 @@ def place(requester: str, *, vf: bool = True) -> Place:
         NotReproducible: nothing can be put there.
     """
     bus, slot, function = split(requester)
-    if bus > _MAX_BUS or (bus == 0 and not 1 <= slot <= _MAX_SLOT_OF_BUS_0):
+    if bus > _MAX_BUS or (bus == 0 and (slot == 0 or (slot, function) == (0x1F, 0))):
         raise NotReproducible(
             f"{requester} is a place of the emulated chipset",
-            hint="there is room from 00:01.0 to 00:0f.7, and for every function on the buses 01 to fe",
+            hint="every other function of bus 00 and of the buses 01 to fe can be had",
         )
     number = slot << 3 | function
     if not vf or bus == 0 or not 1 <= number <= _MAX_VFS:

@@ -84,7 +84,7 @@ def test_counts_status_and_suppressed_messages():
 
 def test_a_terminal_gets_the_same_as_a_pipe(monkeypatch):
     piped = invoke(LINE).stdout
-    monkeypatch.setattr("harness.cli.explain._is_terminal", lambda stream: True)
+    monkeypatch.setattr("harness.cli.explain.is_terminal", lambda stream: True)
     shown = invoke(LINE).stdout
     for text in [line for line in piped.splitlines()[3:] if line]:
         assert text in shown
@@ -119,10 +119,10 @@ def test_a_mistake_is_told_with_a_hint(words, says):
 
 
 def test_a_terminal_without_anything_is_told_what_to_do(monkeypatch):
-    monkeypatch.setattr("harness.cli.explain._is_terminal", lambda stream: True)
+    monkeypatch.setattr("harness.cli.log_input.is_terminal", lambda stream: True)
     done = invoke()
     assert done.exit_code == 2
-    assert "dmesg | harness explain" in done.stderr
+    assert "dmesg | harness" in done.stderr
 
 
 def test_a_file_that_is_no_text(tmp_path):

@@ -46,7 +46,7 @@ def test_one_of_several_is_chosen_by_its_line():
 @pytest.mark.parametrize(
     ("words", "stdin", "said"),
     [
-        (["-"], "", "there is no fault in this text"),
+        (["-"], "", "there is no fault in standard input"),
         (["-"], "DMAR: IOMMU enabled\n", "'harness explain' says what it reads"),
         (["--line", "1", "-"], TWO, "faults begin at the lines 2, 3, 4"),
         (["no/such.log"], "", "there is no file no/such.log"),
@@ -55,7 +55,7 @@ def test_one_of_several_is_chosen_by_its_line():
         (["--write", "no/such/again.yaml", SEED], "", "there is no folder no/such"),
         ([SEED.replace("06", "13")], "", "reason 0x0d (context entry blocks"),
         (["--tier", "guest", SEED.replace("06", "02")], "", "reason 0x02 (present bit in context entry is clear)"),
-        ([SEED.replace("02:01.2", "00:1f.2")], "", "there is room from 00:01.0"),
+        ([SEED.replace("02:01.2", "00:1f.0")], "", "a place of the emulated chipset"),
         ([SEED.replace("900000", "fee00000")], "", "interrupt address range"),
         (["--state", "read-only", SEED], "", "a read-only mapping refuses writes"),
     ],

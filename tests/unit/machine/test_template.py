@@ -281,23 +281,23 @@ def test_ram_and_state_are_hashed_once(said: list[str], monkeypatch: pytest.Monk
 # ---- which ones stay
 
 
-def test_the_eight_last_used_stay(said: list[str]) -> None:
-    made = [store_template(nth(number), make, said.append)[0].key for number in range(12)]
+def test_the_sixteen_last_used_stay(said: list[str]) -> None:
+    made = [store_template(nth(number), make, said.append)[0].key for number in range(20)]
     # Not in the order in which they were made: the first is the one used last.
     for number, key in enumerate(made):
         used_ago(key, DAY * (1 + number))
     newest, _ = store_template(nth(99), make, said.append)
-    assert keys() == {newest.key, *made[:7]}
+    assert keys() == {newest.key, *made[:15]}
 
 
 def test_those_of_the_last_ten_minutes_stay_however_many(said: list[str]) -> None:
-    made = [store_template(nth(number), make, said.append)[0].key for number in range(12)]
-    for key in made[:10]:
+    made = [store_template(nth(number), make, said.append)[0].key for number in range(20)]
+    for key in made[:18]:
         used_ago(key, 540)
-    for key in made[10:]:
+    for key in made[18:]:
         used_ago(key, 660)
     newest, _ = store_template(nth(99), make, said.append)
-    assert keys() == {newest.key, *made[:10]}
+    assert keys() == {newest.key, *made[:18]}
 
 
 def test_pruning_keeps_what_is_named(said: list[str]) -> None:
