@@ -109,6 +109,7 @@ class LogReader:
                 position = start
             if position == start < end:
                 position = self._take(data, position)
+        self._flush()
 
     def _candidates(self, lower: bytes) -> list[int]:
         """Where the lines begin that may have a trigger."""

@@ -19,7 +19,7 @@ SECONDS = Figure("explain of one line, process start to end", "s", target=0.3)
 WORST = {
     "every line a fault": LINE + "\n",
     "every line half a fault": "DMAR:[DMA Read] Request device [02:01.2] fault addr 900000\n",
-    "every line talks about DMAR": "DMAR: handling of nothing in particular by the IOMMU, which is enabled\n",
+    "every line talks about DMAR": "DMAR: no fault, handling of a request by the IOMMU, which is enabled\n",
     "one line of faults": LINE + " ",
     "one line without end": "no fault in here ",
     "every line in colour": "\x1b[1m[    1.5] \x1b[0musb 1-1: new device\n",

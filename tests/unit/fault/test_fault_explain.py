@@ -141,6 +141,8 @@ def cell() -> CellResult:
         step(6, "unmap", {"buffer": "kept", "size": 4096}, returns=1),
         step(7, "map", {"buffer": "b", "size": 4096}, {"iova": 0x600000}),
         step(8, "unregister", {"device": "edu0"}, returns=0),
+        step(9, "map", {"buffer": "c", "size": 4096}, {"iova": 0xA00000}),
+        step(10, "unmap", {"buffer": "c", "size": 4096}, returns=1),
     )
     evidence = Evidence(steps=steps)
     return CellResult(scenario="dma/x", title="t", source="s", file="f", outcome=Outcome.PASS, evidence=evidence)
@@ -153,6 +155,7 @@ def test_mappings_that_a_run_knows():
         0x201FFF: "inside kept+0x1fff of dma/x: mapped by step 0 (alloc), never ended",
         0x400010: "inside a+0x10 of dma/x: mapped by step 1 (map), ended by step 5",
         0x600000: "inside b+0x0 of dma/x: mapped by step 7 (map), ended by step 8",
+        0xA00000: "inside c+0x0 of dma/x: mapped by step 9 (map), never ended",
         0x800000: "inside r+0x0 of dma/x: mapped for read only by step 4 (container_map), never ended",
     }
     for address, text in words.items():
