@@ -6,7 +6,7 @@ from typing import Final
 
 from harness.fault import reason_name
 from harness.repro.place import NotReproducible, split
-from harness.repro.recipes import ENTRIES, FEW_ENTRIES, RECIPES, Recipe
+from harness.repro.recipes import ENTRIES, FEW_ENTRIES, RECIPES, RULES, Recipe
 from harness.results import FaultRecord
 
 _PAGE: Final = 0x1000
@@ -36,7 +36,8 @@ def bare_text(record: FaultRecord, requester: str, title: str, source: str) -> t
     recipe = RECIPES.get(reason)
     if recipe is None:
         raise NotReproducible(
-            f"QEMU's IOMMU never gives reason 0x{reason:02x} ({reason_name(reason)})",
+            f"QEMU's IOMMU never gives reason 0x{reason:02x} ({reason_name(reason)})"
+            + (f": {RULES[reason]}" if reason in RULES else ""),
             hint="docs/bare-tier.md says of each reason which rule of the emulator stands in the way",
         )
     _fits(record, recipe)
@@ -44,8 +45,6 @@ def bare_text(record: FaultRecord, requester: str, title: str, source: str) -> t
     values = {
         "{page}": f"{page:#x}",
         "{index}": str(index),
-        # VT-d 5.1.2.1: bits 0 to 14 of the index are bits 5 to 19 of the message's address, bit 15 is bit 2.
-        "{message}": f"{0xFEE00010 | (index & 0x7FFF) << 5 | (index >> 15) << 2:#x}",
         "{neighbour}": _neighbour(requester),
     }
 

@@ -108,7 +108,6 @@ RECIPES: Final[dict[int, Recipe]] = {
     0x0B: Recipe("a reserved bit of the context entry is set", _mapped(", bits: [4]")),
     0x0C: Recipe("a reserved bit of the page's entry is set", _mapped(pages=", bits: [50]")),
     0x0E: Recipe("the page leads into the interrupt address range", _mapped(to="0xfee00000")),
-    0x20: _interrupt("the message has reserved bits", ", vector: 0x51", message="address: {message}, data: 0x1ff"),
     0x21: _interrupt(f"the table has {FEW_ENTRIES} entries", entries=FEW_ENTRIES),
     0x22: _interrupt("the table's entry is not present"),
     0x23: _interrupt("the table is where no memory is", table=f"table: {_NO_MEMORY}"),
@@ -146,4 +145,11 @@ RECIPES: Final[dict[int, Recipe]] = {
     0x85: _first("the page is mapped read-only", pages=", access: read", access="write"),
     0x87: _scalable("the page leads into the interrupt address range", _mapped(to="0xfee00000")),
 }
-"""The states by reason. What is not here, QEMU's IOMMU never says: docs/bare-tier.md has the rules."""
+"""The states by reason. What is not here, QEMU's IOMMU never says of a device's request."""
+
+RULES: Final[dict[int, str]] = {
+    0x20: "a device's own message has no reserved bits; of one that is written by DMA QEMU names ff:1f.7 as requester",
+    0x25: "QEMU lets messages of the old format through, whether they are allowed or not",
+    0x30: "QEMU takes a root table of a reserved mode for one of legacy mode",
+}
+"""Why QEMU's IOMMU never gives some of the other reasons."""
