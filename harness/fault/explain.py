@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from io import BytesIO
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from harness.fault.advice import advise
 from harness.fault.decode import Context, facts, status_sentence
@@ -12,8 +11,6 @@ from harness.fault.groups import Groups
 from harness.fault.reader import LogReader, read_log
 from harness.fault.reasons import reason_name
 from harness.results import Explanation, FaultRecord, LogExplanation
-
-_TALK: Final = re.compile(rb"dmar|iommu|amd-vi|smmu|fault", re.IGNORECASE)
 
 
 def explain_stream(stream: BinaryIO, context: Context | None = None) -> LogExplanation:
@@ -44,11 +41,6 @@ def explain_record(fault: FaultRecord, context: Context) -> Explanation:
         checks=advice.checks,
         scenarios=advice.scenarios,
     )
-
-
-def talks_of_iommu(text: bytes) -> bool:
-    """Whether a piece of a log is about an IOMMU at all, fault or not."""
-    return _TALK.search(text) is not None
 
 
 def _notes(groups: Groups) -> tuple[str, ...]:
