@@ -81,3 +81,8 @@ class Pf:
             return 1 if behind == 0 else None
         number, rest = divmod(behind, self.stride)
         return number + 1 if rest == 0 and number < self.vfs else None
+
+
+def requester_name(rid: int) -> str:
+    """A requester ID of 16 bits as ``bus:device.function``."""
+    return str(Requester(None, rid & 0xFFFF))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from harness.fault.requester import requester_name
+from harness.fault.pci import requester_name
 from harness.fault.viommu_trace import ViommuTrace
 from harness.results import Evidence, FaultRecord, StepEvidence
 

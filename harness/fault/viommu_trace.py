@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Final, Literal
 
-from harness.fault.requester import requester_name
+from harness.fault.pci import requester_name
 from harness.results import FaultRecord
 
 AMD_PAGE_FAULT: Final = 2

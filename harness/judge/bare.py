@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from harness.fault import collapse, describe, parse_trace, reason_name
+from harness.fault.pci import requester_name
 from harness.fault.reasons import is_interrupt_reason
-from harness.fault.requester import requester_name
 from harness.fault.trace import PAGE_SHIFT, page_of
 from harness.judge.aspect import NOT_SAID, Aspect
 from harness.judge.faults import pair

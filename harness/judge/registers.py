@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from harness.fault.pci import requester_name
 from harness.fault.reasons import describe, is_interrupt_reason
-from harness.fault.requester import requester_name
 from harness.results import FaultRecord, StepEvidence
 
 KEY: Final = "registers"

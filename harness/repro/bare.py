@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from harness.fault import reason_name
-from harness.repro.place import NotReproducible, split
+from harness.repro.place import NotReproducible, numbers
 from harness.repro.recipes import ENTRIES, FEW_ENTRIES, RECIPES, RULES, Recipe
 from harness.results import FaultRecord
 
@@ -122,5 +122,5 @@ def _fits(record: FaultRecord, recipe: Recipe) -> None:
 
 def _neighbour(requester: str) -> str:
     """Another function, on a bus of its own."""
-    bus, _, _ = split(requester)
+    bus, _, _ = numbers(requester)
     return "02:00.0" if bus != 2 else "03:00.0"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.errors import ConfigurationError
+from harness.fault.pci import Requester
 
 # First VF Offset and VF Stride of QEMU's nvme are 1, so VF n has the device and function number n.
 _MAX_VFS = 127
@@ -43,7 +44,7 @@ def place(requester: str, *, vf: bool = True) -> Place:
     Raises:
         NotReproducible: nothing can be put there.
     """
-    bus, slot, function = split(requester)
+    bus, slot, function = numbers(requester)
     if bus > _MAX_BUS or (bus == 0 and (slot == 0 or (slot, function) == (0x1F, 0))):
         raise NotReproducible(
             f"{requester} is a place of the emulated chipset",
@@ -66,8 +67,9 @@ def place(requester: str, *, vf: bool = True) -> Place:
     )
 
 
-def split(requester: str) -> tuple[int, int, int]:
-    """Bus, device and function of ``02:01.2``."""
-    bus, rest = requester.split(":")
-    device, function = rest.split(".")
-    return int(bus, 16), int(device, 16), int(function, 16)
+def numbers(requester: str) -> tuple[int, int, int]:
+    """Bus, device and function of ``02:01.2``, which must be such an address."""
+    found = Requester.parse(requester)
+    if found is None:
+        raise NotReproducible(f"{requester} is no PCI address")
+    return found.bus, found.device, found.function

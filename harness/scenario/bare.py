@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
 from harness.scenario.bare_machine import BareMachine, BareNeeds
 from harness.scenario.bare_steps import BareFault, BareStep
 from harness.scenario.bare_tables import Tables
-from harness.scenario.base import Model
+from harness.scenario.base import FileModel, Model
 from harness.scenario.values import Seconds, Text, satisfies
 
 
@@ -22,13 +21,8 @@ class BareScenarioExpect(Model):
     )
 
 
-class BareScenario(Model):
-    """One scenario file of the bare tier.
-
-    Attributes:
-        id: its path below the scenarios folder without ``.yaml``, e.g. ``bare/root_absent``; empty when not loaded.
-        file: the file that it was loaded from.
-    """
+class BareScenario(FileModel):
+    """One scenario file of the bare tier."""
 
     tier: Literal["bare"] = Field(description="bare: no guest system; the steps program the IOMMU and the devices.")
     title: Text = Field(description="One sentence that says what holds.")
@@ -42,26 +36,6 @@ class BareScenario(Model):
     tables: Tables = Field(default_factory=Tables, description="What is in memory before the first step.")
     steps: tuple[BareStep, ...] = Field(strict=False, min_length=1, description="What is done, in order.")
     expect: BareScenarioExpect = Field(default_factory=BareScenarioExpect, description="What must be seen in the end.")
-
-    _id: str = PrivateAttr(default="")
-    _file: Path = PrivateAttr(default=Path())
-
-    @property
-    def id(self) -> str:
-        """The path below the scenarios folder without ``.yaml``; empty when it was not loaded from a file."""
-        return self._id
-
-    @property
-    def file(self) -> Path:
-        """The file that it was loaded from."""
-        return self._file
-
-    def located(self, scenario_id: str, file: Path) -> BareScenario:
-        """This scenario with its id and its file."""
-        copy = self.model_copy()
-        copy._id = scenario_id
-        copy._file = file
-        return copy
 
     def on(self, qemu: str) -> BareScenario:
         """This scenario as it is on a version of QEMU: without the steps and the faults that are of other ones."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from harness.scenario.base import Model
-from harness.scenario.values import Bdf, Name, Requirement, Size, refuse, satisfies, split_bdf
+from harness.scenario.values import Bdf, Name, Requirement, Size, refuse, satisfies, split_bdf, vf_address
 
 _MIB = 1 << 20
 _ROOT_PORTS = range(0x10, 0x18)
@@ -103,7 +103,7 @@ class BareMachine(Model):
         return self
 
     def address(self, name: str) -> str:
-        """A device's bus, device and function, e.g. ``02:01.2`` for VF 10 of a PF at ``02:00.0``.
+        """A device's bus, device and function.
 
         Raises:
             KeyError: there is no such device, or a VF's PF is none.
@@ -111,8 +111,7 @@ class BareMachine(Model):
         device = self.devices[name]
         if device.model != "vf":
             return str(device.at)
-        bus, slot, function = split_bdf(str(self.devices[str(device.of)].at))
-        return bdf_of((bus << 8 | slot << 3 | function) + (device.number or 0))
+        return vf_address(str(self.devices[str(device.of)].at), device.number or 0)
 
     def requester(self, name: str) -> str:
         """What the requester ID of a device's DMA says; a PCIe-to-PCI bridge puts its own there."""
@@ -128,11 +127,6 @@ class BareMachine(Model):
                 bus = split_bdf(device.at)[0] - device.bridge
                 found |= {bus} if bus else set()
         return tuple(sorted(found))
-
-
-def bdf_of(source_id: int) -> str:
-    """A requester ID of 16 bits as ``bus:device.function``."""
-    return f"{source_id >> 8 & 0xFF:02x}:{source_id >> 3 & 0x1F:02x}.{source_id & 7}"
 
 
 class BareNeeds(Model):

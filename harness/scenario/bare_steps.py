@@ -33,6 +33,7 @@ from harness.scenario.bare_args import (
 )
 from harness.scenario.base import Model
 from harness.scenario.expect import exactly_one
+from harness.scenario.one_kind import one_kind
 from harness.scenario.problems import suggest
 from harness.scenario.values import Address, Bdf, Name, Requirement, refuse, satisfies
 
@@ -164,18 +165,7 @@ class BareStep(Model):
     @model_validator(mode="before")
     @classmethod
     def _from_file(cls, data: Any) -> Any:
-        """``{"enable": {…}, "id": …}`` as it stands in a file becomes ``{"kind": "enable", "args": {…}, …}``."""
-        if not isinstance(data, dict) or "kind" in data:
-            return data
-        kinds = [key for key in data if key in BARE_KINDS]
-        others = [str(key) for key in data if key not in (*BARE_KINDS, *BESIDE)]
-        if not kinds and others:
-            raise refuse("a kind of step of the bare tier", others[0], _hint(others[0]))
-        if len(kinds) != 1:
-            found = " and ".join(kinds) or "none"
-            hint = "begin another step with '- '" if kinds else suggest("", list(BARE_KINDS), "the kinds are")
-            raise refuse("exactly one key that names the kind of step", found, hint, quote=False)
-        return {"kind": kinds[0], "args": data[kinds[0]], **{key: data[key] for key in data if key not in kinds}}
+        return one_kind(data, BARE_KINDS, BESIDE, "a kind of step of the bare tier", _hint)
 
     @field_validator("kind")
     @classmethod

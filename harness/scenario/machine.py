@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from harness.scenario.base import Model
-from harness.scenario.values import Bdf, Name, Requirement, Size, Word, refuse, satisfies, split_bdf
+from harness.scenario.values import Bdf, Name, Requirement, Size, Word, refuse, satisfies, split_bdf, vf_address
 
 _MIB = 1 << 20
 _MAX_BUS = 0xFE
@@ -141,9 +141,7 @@ class Machine(Model):
         return self
 
     def address(self, name: str) -> str:
-        """Where the guest sees a device, e.g. ``02:01.2`` for VF 10 of a PF at ``02:00.0``.
-
-        A VF's requester ID is its PF's + First VF Offset + (number - 1) * VF Stride; of QEMU's nvme both are 1.
+        """Where the guest sees a device.
 
         Raises:
             KeyError: there is no such device, or a VF's PF is none.
@@ -151,9 +149,7 @@ class Machine(Model):
         device = self.devices[name]
         if device.model != "vf":
             return str(device.at)
-        bus, slot, function = split_bdf(str(self.devices[str(device.of)].at))
-        requester = (bus << 8 | slot << 3 | function) + (device.number or 0)
-        return f"{requester >> 8:02x}:{requester >> 3 & 0x1F:02x}.{requester & 7}"
+        return vf_address(str(self.devices[str(device.of)].at), device.number or 0)
 
     @property
     def addresses(self) -> dict[str, str]:

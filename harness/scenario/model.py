@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
-from harness.scenario.base import Model
+from harness.scenario.base import FileModel
 from harness.scenario.expect import ScenarioExpect
 from harness.scenario.machine import Machine, Needs
 from harness.scenario.steps import Step
 from harness.scenario.values import Seconds, Text
 
 
-class Scenario(Model):
-    """One scenario file.
-
-    Attributes:
-        id: its path below the scenarios folder without ``.yaml``, e.g. ``dma/unmapped_read``; empty when not loaded.
-        file: the file that it was loaded from.
-    """
+class Scenario(FileModel):
+    """One scenario file."""
 
     tier: Literal["guest"] = Field(
         default="guest",
@@ -36,26 +30,6 @@ class Scenario(Model):
     )
     steps: tuple[Step, ...] = Field(strict=False, min_length=1, description="What is done in the guest, in order.")
     expect: ScenarioExpect = Field(default_factory=ScenarioExpect, description="What must be seen in the end.")
-
-    _id: str = PrivateAttr(default="")
-    _file: Path = PrivateAttr(default=Path())
-
-    @property
-    def id(self) -> str:
-        """The path below the scenarios folder without ``.yaml``; empty when it was not loaded from a file."""
-        return self._id
-
-    @property
-    def file(self) -> Path:
-        """The file that it was loaded from."""
-        return self._file
-
-    def located(self, scenario_id: str, file: Path) -> Scenario:
-        """This scenario with its id and its file."""
-        copy = self.model_copy()
-        copy._id = scenario_id
-        copy._file = file
-        return copy
 
     def uses(self, kind: str) -> bool:
         """Whether a step, or a child's of a fork, is of this kind."""

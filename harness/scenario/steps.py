@@ -61,6 +61,7 @@ from harness.scenario.args_function import (
 from harness.scenario.bare_steps import BARE_KINDS
 from harness.scenario.base import Model
 from harness.scenario.expect import Deviation, StepExpect
+from harness.scenario.one_kind import one_kind
 from harness.scenario.problems import suggest
 from harness.scenario.values import Name, refuse
 
@@ -207,18 +208,7 @@ class Step(Model):
     @model_validator(mode="before")
     @classmethod
     def _from_file(cls, data: Any) -> Any:
-        """``{"open": {…}, "id": …}`` as it stands in a file becomes ``{"kind": "open", "args": {…}, "id": …}``."""
-        if not isinstance(data, dict) or "kind" in data:
-            return data
-        kinds = [key for key in data if key in KINDS]
-        others = [str(key) for key in data if key not in (*KINDS, "expect", "id", "libusdm")]
-        if not kinds and others:
-            raise refuse("a kind of step", others[0], _kind_hint(others[0]))
-        if len(kinds) != 1:
-            found = " and ".join(kinds) or "none"
-            hint = "begin another step with '- '" if kinds else suggest("", list(KINDS), "the kinds are")
-            raise refuse("exactly one key that names the kind of step", found, hint, quote=False)
-        return {"kind": kinds[0], "args": data[kinds[0]], **{key: data[key] for key in data if key not in kinds}}
+        return one_kind(data, KINDS, ("expect", "id", "libusdm"), "a kind of step", _kind_hint)
 
     @field_validator("kind")
     @classmethod

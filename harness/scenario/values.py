@@ -142,6 +142,16 @@ def split_bdf(bdf: str) -> tuple[int, int, int]:
     return int(bus, 16), int(device, 16), int(function, 16)
 
 
+def vf_address(pf: str, number: int) -> str:
+    """The address of VF ``number`` of a PF, e.g. ``02:01.2`` for VF 10 of ``02:00.0``.
+
+    Its requester ID is the PF's + First VF Offset + (number - 1) * VF Stride; of QEMU's nvme both are 1.
+    """
+    bus, device, function = split_bdf(pf)
+    requester = (bus << 8 | device << 3 | function) + number
+    return f"{requester >> 8 & 0xFF:02x}:{requester >> 3 & 0x1F:02x}.{requester & 7}"
+
+
 def is_name(value: object) -> bool:
     """Whether a value can be a name that steps use."""
     return isinstance(value, str) and _NAME.fullmatch(value) is not None

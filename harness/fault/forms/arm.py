@@ -15,7 +15,7 @@ import re
 from typing import ClassVar, Final
 
 from harness.fault.forms.common import Finds, Form, Found, Line, bdf, suppressed_pattern
-from harness.fault.requester import requester_name
+from harness.fault.pci import requester_name
 from harness.fault.vendors import SMMU_EVENTS
 
 _EVENT: Final = re.compile(

@@ -11,8 +11,8 @@ import re
 from typing import ClassVar, Final
 
 from harness.fault.forms.common import Finds, Form, Found, Line
+from harness.fault.pci import requester_name
 from harness.fault.reasons import is_interrupt_reason
-from harness.fault.requester import requester_name
 from harness.results import Access
 
 _FAULT: Final = re.compile(

@@ -10,7 +10,7 @@ import re
 from typing import ClassVar, Final
 
 from harness.fault.forms.common import Finds, Form, Found, Line, suppressed_pattern
-from harness.fault.requester import requester_name
+from harness.fault.pci import requester_name
 from harness.fault.vendors import VIRTIO_REASONS
 from harness.results import Access
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from harness.fault import clamped_lines, collapse, evidence_faults, parse_trace
-from harness.fault.requester import requester_name
+from harness.fault.pci import requester_name
 from harness.results import Evidence, FaultRecord, StepEvidence
 
 LINE = "vtd_dmar_fault sid 0x200 fault 5 addr 0x10025000 write 1"
