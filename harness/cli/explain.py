@@ -54,7 +54,7 @@ def explain(
 
     Reads VT-d's lines (Linux, Xen, FreeBSD), AMD-Vi's, SMMUv3's and virtio-iommu's, in the forms of old and new
     kernels, with any prefix. Equal faults are counted. An argument that is the name of a file is read; without one,
-    standard input is. The exit code is 9 when there is no fault in it.
+    standard input is. The exit code is 9 when there is no fault in it. 'harness repro' makes such a fault happen here.
     """
 
     def body() -> int:

@@ -48,8 +48,9 @@ def _mapped(context: str = "", pages: str = "", to: str = _MEMORY, stage: str = 
     )
 
 
-def _scalable(words: str, tables: tuple[str, ...]) -> Recipe:
-    return Recipe(words, ("mode: scalable", *tables), machine=("scalable: true",))
+def _scalable(words: str, tables: tuple[str, ...], qemu: str = ">=10.0") -> Recipe:
+    """Scalable mode; QEMU 7.2 says 0x58 of everything about PASID entries."""
+    return Recipe(words, ("mode: scalable", *tables), machine=("scalable: true",), qemu=qemu)
 
 
 def _first(
@@ -79,14 +80,14 @@ def _interrupt(
     message: str = "index: {index}",
     beside: tuple[str, ...] = (),
 ) -> Recipe:
-    """An interrupt in the remappable format; QEMU before 8.2 refuses it without a record."""
+    """An interrupt in the remappable format; QEMU 7.2 refuses it without a record."""
     parts = [
         f"entries: {entries}",
         *([f"entry: [{{index: {{index}}{entry}}}]"] if entry else []),
         *([table] if table else []),
     ]
     tables = ("contexts: {dut: {type: pass_through}}", f"interrupts: {{{', '.join(parts)}}}")
-    return Recipe(words, tables, message=message, access="interrupt", beside=beside, qemu=">=8.2")
+    return Recipe(words, tables, message=message, access="interrupt", beside=beside, qemu=">=10.0")
 
 
 _NOT_MAPPED: Final = ("domains: {d: {}}", "contexts: {dut: {domain: d}}")
@@ -119,7 +120,7 @@ RECIPES: Final[dict[int, Recipe]] = {
     ),
     0x50: _scalable("the PASID directory is where no memory is", _mapped(f", table: {_NO_MEMORY}")),
     0x51: _scalable("the PASID directory entry is not present", _mapped(", directory: {present: false}")),
-    0x58: _scalable("the PASID table is where no memory is", _mapped(f", directory: {{table: {_NO_MEMORY}}}")),
+    0x58: _scalable("the PASID table is where no memory is", _mapped(f", directory: {{table: {_NO_MEMORY}}}"), ""),
     0x59: _scalable("the PASID table entry is not present", _mapped(", pasid: {present: false}")),
     0x5B: _scalable("the PASID table entry has a type that means nothing", _mapped(", pasid: {type: 7}")),
     0x70: _first(
@@ -143,7 +144,7 @@ RECIPES: Final[dict[int, Recipe]] = {
         before=(f"- entry: {{domain: d, iova: {{page}}, level: 1, table: {_MEMORY}, access: none, bits: [0, 1]}}",),
     ),
     0x85: _first("the page is mapped read-only", pages=", access: read", access="write"),
-    0x87: _scalable("the page leads into the interrupt address range", _mapped(to="0xfee00000")),
+    0x87: _scalable("the page leads into the interrupt address range", _mapped(to="0xfee00000"), ""),
 }
 """The states by reason. What is not here, QEMU's IOMMU never says of a device's request."""
 
