@@ -58,11 +58,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(epilog=REPRO_EXAMPLES)(repro)
 app.add_typer(image_app, name="image")
 app.add_typer(qemu_app, name="qemu")
 app.add_typer(template_app, name="template")
-app.command(epilog=explain_epilog)(explain)
 
 
 def _jobs(text: str) -> int | None:
@@ -203,6 +201,10 @@ def _write(result: RunResult, junit: Path | None, as_json: bool) -> None:
             raise ConfigurationError(f"--junit {junit} cannot be written: {error.strerror}") from error
     if as_json:
         print(run_json(result))
+
+
+app.command(epilog=explain_epilog)(explain)
+app.command(epilog=REPRO_EXAMPLES)(repro)
 
 
 @app.command("list", epilog=examples("harness list", "harness list scenarios/usdm -k map", "harness list --json"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from harness.fault.vendors import AMD_EVENT_WORDS, AMD_EVENTS, SMMU_EVENT_WORDS, SMMU_EVENTS, VIRTIO_REASON_WORDS
+from harness.fault.vendors import AMD_EVENT_WORDS, SMMU_EVENT_WORDS, VIRTIO_REASON_WORDS
 from harness.results import Access, FaultRecord, Vendor
 
 REASONS: Final[dict[int, str]] = {
@@ -104,8 +104,8 @@ _READ: Final = frozenset({0x06, 0x86})
 _WRITE: Final = frozenset({0x05, 0x85})
 
 _OTHERS: Final[dict[Vendor, dict[int, str]]] = {
-    "amd": {code: f"{name}: {AMD_EVENT_WORDS[code]}" for name, code in AMD_EVENTS.items()},
-    "arm": {code: f"{name}: {SMMU_EVENT_WORDS[code]}" for code, name in SMMU_EVENTS.items()},
+    "amd": AMD_EVENT_WORDS,
+    "arm": SMMU_EVENT_WORDS,
     "virtio": VIRTIO_REASON_WORDS,
 }
 
