@@ -67,10 +67,14 @@ def reproduce(plan: Plan, record: FaultRecord, line: str, options: RunOptions, p
 
     Raises:
         ScenarioError, ConfigurationError, InfrastructureError: nothing was run.
+        KeyboardInterrupt: the user stopped it.
     """
     file = state_dir() / "repro" / f"{_name(plan.wanted)}.yaml"
     write_whole(file, plan.text)
-    (cell,) = run_scenarios(replace(options, paths=(file,), jobs=1), progress).cells
+    run = run_scenarios(replace(options, paths=(file,), jobs=1), progress)
+    if run.interrupted:
+        raise KeyboardInterrupt
+    (cell,) = run.cells
     faults = cell.verdict.faults if cell.verdict else ()
     seen = best(plan.wanted, faults)
     printed = seen is not None and seen.witness == "kernel"

@@ -8,6 +8,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from harness.cli.app import app
+from harness.errors import FailureClass
+from harness.results import CellResult, Outcome, RunResult
 
 SEED = "DMAR:[DMA Read] Request device [02:01.2] fault addr 900000 DMAR:[fault reason 06] PTE Read access is not set"
 TWO = f"talk\n{SEED}\n{SEED.replace('900000', 'a00000')}\n{SEED}\n"
@@ -78,3 +80,32 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     done = repro(str(file))
     assert done.exit_code == 2
     assert "cannot be read: Permission denied" in done.stderr
+
+
+def test_ctrl_c_is_no_defect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    stopped = RunResult(started="", argv=(), interrupted=True)
+    monkeypatch.setattr("harness.repro.run.run_scenarios", lambda options, progress: stopped)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    file = tmp_path / "again.yaml"
+    done = repro("--write", str(file), SEED)
+    assert (done.exit_code, done.stderr) == (130, "interrupted\n")
+    assert not file.exists()
+
+
+def test_what_stopped_the_run_is_the_exit_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    cell = CellResult(
+        scenario="s",
+        title="t",
+        source="s",
+        file="f",
+        outcome=Outcome.ERROR,
+        failure_class=FailureClass.PANIC,
+        message="why",
+    )
+    ended = RunResult(started="", argv=(), cells=(cell,))
+    monkeypatch.setattr("harness.repro.run.run_scenarios", lambda options, progress: ended)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    done = repro(SEED)
+    assert done.exit_code == 4
+    assert "no fault happened" in done.stdout
+    assert "not reproduced: why" in done.stdout
