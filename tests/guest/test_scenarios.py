@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -48,13 +49,27 @@ BOOTED = _booted()
 
 
 @pytest.fixture(scope="session")
-def cloned(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, CellResult]:
-    """All of them on both implementations; those that are for one only on that, and for a newer kernel on that."""
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[Path, CellResult], dict[Path, CellResult]]:
+    """All scenarios on clones, and those of BOOTED on guests that were booted for them.
+
+    On clones first on both implementations; then those that are for one only on that, and for a newer kernel on that. A
+    few of these take long and leave a core alone, so the booted ones run beside them.
+    """
     out = Path(os.environ.get("HARNESS_TEST_OUT") or tmp_path_factory.mktemp("run") / "out")
     both = run_scenarios(RunOptions(paths=tuple(FILES), out=out, implementation="both", fetch=True), Progress())
     assert not both.interrupted
-    alone = others(both.cells, tmp_path_factory.mktemp("alone") / "out", "6.12")
-    return by_file(both) | alone | others(alone.values(), tmp_path_factory.mktemp("newer") / "out", "7.2")
+    booting = RunOptions(paths=tuple(BOOTED), out=tmp_path_factory.mktemp("booted") / "out", fresh_boot=True)
+    alone_out, newer_out = (tmp_path_factory.mktemp(name) / "out" for name in ("alone", "newer"))
+    with ThreadPoolExecutor(1) as beside:
+        booted = beside.submit(run_scenarios, booting, Progress())
+        alone = others(both.cells, alone_out, "6.12")
+        newer = others(alone.values(), newer_out, "7.2")
+    return by_file(both) | alone | newer, by_file(booted.result())
+
+
+@pytest.fixture(scope="session")
+def cloned(runs: tuple[dict[Path, CellResult], dict[Path, CellResult]]) -> dict[Path, CellResult]:
+    return runs[0]
 
 
 def others(cells: Iterable[CellResult], out: Path, kernel: str) -> dict[Path, CellResult]:
@@ -67,10 +82,8 @@ def others(cells: Iterable[CellResult], out: Path, kernel: str) -> dict[Path, Ce
 
 
 @pytest.fixture(scope="session")
-def booted(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, CellResult]:
-    """Those in which devices do DMA, and one of each other machine, on guests that were booted for them."""
-    options = RunOptions(paths=tuple(BOOTED), out=tmp_path_factory.mktemp("booted") / "out", fresh_boot=True)
-    return by_file(run_scenarios(options, Progress()))
+def booted(runs: tuple[dict[Path, CellResult], dict[Path, CellResult]]) -> dict[Path, CellResult]:
+    return runs[1]
 
 
 def by_file(run: RunResult) -> dict[Path, CellResult]:
