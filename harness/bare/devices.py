@@ -30,8 +30,8 @@ def poll(qtest: Qtest, done: Callable[[], bool], what: str) -> None:
         time.sleep(0)  # another thread's turn
 
 
-class Edu:
-    """QEMU's edu: copies between memory and 4 KiB of its own.
+class Driver:
+    """What drives a device by its registers.
 
     Args:
         qtest: the connection.
@@ -43,6 +43,10 @@ class Edu:
         self._qtest = qtest
         self._pci = pci
         self._device = device
+
+
+class Edu(Driver):
+    """QEMU's edu: copies between memory and 4 KiB of its own."""
 
     def dma(self, iova: int, size: int, offset: int, *, write: bool) -> dict[str, object]:
         """Copy 1 to 4095 bytes between an IOVA and the device's memory.
@@ -66,19 +70,8 @@ class Edu:
         self._qtest.write32(bar + _EDU_ACK, 1)
 
 
-class IommuTestdev:
-    """QEMU's iommu-testdev: writes one word over and over, and compares what it finds at a physical address.
-
-    Args:
-        qtest: the connection.
-        pci: the buses, set up.
-        device: which one.
-    """
-
-    def __init__(self, qtest: Qtest, pci: Pci, device: BareDeviceSpec) -> None:
-        self._qtest = qtest
-        self._pci = pci
-        self._device = device
+class IommuTestdev(Driver):
+    """QEMU's iommu-testdev: writes one word over and over, and compares what it finds at a physical address."""
 
     def dma(self, iova: int, size: int, back: int) -> dict[str, object]:
         """Write to an IOVA, and look at a physical address.

@@ -11,7 +11,7 @@ import typer
 
 from harness import __version__
 from harness.cli.explain import explain, explain_epilog
-from harness.cli.handler import EXIT_CODES, guarded, set_debug
+from harness.cli.handler import EXIT_CODES, guarded, note, set_debug
 from harness.cli.options import (
     Accel,
     AccelOption,
@@ -28,6 +28,8 @@ from harness.cli.options import (
     Libusdm,
     Mirror,
     Offline,
+    OneKernel,
+    OneQemu,
     Out,
     Paths,
     Qemu,
@@ -35,6 +37,7 @@ from harness.cli.options import (
     Usdm,
     examples,
     kernel_is_default,
+    only,
 )
 from harness.cli.repro import EXAMPLES as REPRO_EXAMPLES
 from harness.cli.repro import repro
@@ -79,17 +82,6 @@ def _chosen(paths: list[Path] | None, text: str | None) -> list[Scenario | BareS
     if not scenarios:
         raise ConfigurationError(f"--filter: no scenario has '{text}' in its id", hint="'harness list' shows the ids")
     return scenarios
-
-
-def _only(option: str, names: list[str]) -> tuple[str]:
-    """The one name where a matrix makes no sense (the environment may hold one)."""
-    if len(names) != 1:
-        raise ConfigurationError(f"{option}: a shell is one guest, so name one, not {', '.join(names) or 'none'}")
-    return (names[0],)
-
-
-def _note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 @app.command(
@@ -291,8 +283,8 @@ def shell(
     context: typer.Context,
     scenario: Annotated[Path | None, typer.Argument(help="Take this scenario's machine; else one with an edu.")] = None,
     command: Annotated[str | None, typer.Option("-c", help="Run this command instead of a shell.")] = None,
-    qemu: Annotated[list[str], typer.Option("--qemu", envvar="HARNESS_QEMU", help="QEMU build.")] = ["11.1"],  # noqa: B006
-    kernel: Annotated[list[str], typer.Option("--kernel", envvar="HARNESS_KERNEL", help="Guest kernel.")] = ["6.12"],  # noqa: B006
+    qemu: OneQemu = ["11.1"],  # noqa: B006
+    kernel: OneKernel = ["6.12"],  # noqa: B006
     accel: AccelOption = Accel.AUTO,
     boot_timeout: BootTimeout = 120.0,
     fresh_boot: FreshBoot = False,
@@ -312,8 +304,8 @@ def shell(
         from harness.run.shell import open_shell
 
         options = RunOptions(
-            qemu=_only("--qemu", qemu),
-            kernels=_only("--kernel", kernel),
+            qemu=only("--qemu", qemu, "a shell"),
+            kernels=only("--kernel", kernel, "a shell"),
             auto_kernel=kernel_is_default(context),
             accel=accel.value,
             usdm=usdm,
@@ -323,7 +315,7 @@ def shell(
             offline=offline,
             mirror=mirror,
         )
-        return open_shell(options, scenario, command, _note)
+        return open_shell(options, scenario, command, note)
 
     raise typer.Exit(guarded(body))
 

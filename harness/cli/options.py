@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from harness.errors import ConfigurationError
+
 
 class Accel(StrEnum):
     """What ``--accel`` takes."""
@@ -92,6 +94,26 @@ Mirror = Annotated[
     str | None, typer.Option("--mirror", envvar="HARNESS_MIRROR", help="Debian mirror; else the host's own.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", envvar="HARNESS_JSON", help="JSON on standard output, for programs.")]
+
+
+OneQemu = Annotated[list[str], typer.Option("--qemu", envvar="HARNESS_QEMU", help="QEMU build.")]
+OneKernel = Annotated[list[str], typer.Option("--kernel", envvar="HARNESS_KERNEL", help="Guest kernel.")]
+
+
+def only(option: str, names: list[str], what: str) -> tuple[str]:
+    """The one name where a matrix makes no sense (the environment may hold one).
+
+    Args:
+        option: the option that gave the names.
+        names: the names.
+        what: what there is one of, e.g. ``a shell``.
+
+    Raises:
+        ConfigurationError: there is another number of names.
+    """
+    if len(names) != 1:
+        raise ConfigurationError(f"{option}: {what} is one guest, so name one, not {', '.join(names) or 'none'}")
+    return (names[0],)
 
 
 def kernel_is_default(context: typer.Context) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.handler import guarded
+from harness.cli.handler import guarded, note
 from harness.cli.options import (
     Accel,
     AccelOption,
@@ -19,9 +19,12 @@ from harness.cli.options import (
     FreshBoot,
     Mirror,
     Offline,
+    OneKernel,
+    OneQemu,
     Out,
     examples,
     kernel_is_default,
+    only,
 )
 from harness.errors import ConfigurationError, FailureClass
 from harness.repro.kinds import State, Tier
@@ -56,8 +59,8 @@ def repro(
         Path | None, typer.Option("--write", metavar="FILE", help="Leave the scenario there, once it has passed.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the scenario, and run nothing.")] = False,
-    qemu: Annotated[str, typer.Option("--qemu", envvar="HARNESS_QEMU", help="QEMU build.")] = "11.1",
-    kernel: Annotated[str, typer.Option("--kernel", envvar="HARNESS_KERNEL", help="Guest kernel.")] = "6.12",
+    qemu: OneQemu = ["11.1"],  # noqa: B006 - typer copies it
+    kernel: OneKernel = ["6.12"],  # noqa: B006
     accel: AccelOption = Accel.AUTO,
     boot_timeout: BootTimeout = 120.0,
     fresh_boot: FreshBoot = False,
@@ -83,14 +86,15 @@ def repro(
         if write is not None:
             check_name(write)
         record, text, others = _chosen(log or [], line)
-        _note(f"{others} other fault{'s' * (others != 1)} in this log; --line chooses" if others else "")
+        if others:
+            note(f"{others} other fault{'s' * (others != 1)} in this log; --line chooses")
         made = plan(record, text, state, tier)
         if dry_run:
             print(made.text, end="")
             return 0
         options = RunOptions(
-            qemu=(qemu,),
-            kernels=(kernel,),
+            qemu=only("--qemu", qemu, "a reproduction"),
+            kernels=only("--kernel", kernel, "a reproduction"),
             auto_kernel=kernel_is_default(context),
             accel=accel.value,
             boot_timeout=boot_timeout,
@@ -111,7 +115,7 @@ def repro(
             return failure.exit_code
         if write is not None:
             keep(made, write)
-            _note(f"written: {write}")
+            note(f"written: {write}")
         return 0
 
     raise typer.Exit(guarded(body))
@@ -145,14 +149,9 @@ def _progress() -> Progress:
 
     class Notes(Progress):
         def message(self, text: str) -> None:
-            _note(text)
+            note(text)
 
     return Notes()
-
-
-def _note(text: str) -> None:
-    if text:
-        print(text, file=sys.stderr, flush=True)
 
 
 def _json(found: Reproduction) -> str:

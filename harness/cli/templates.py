@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.handler import guarded, tell
+from harness.cli.handler import guarded, note, tell
 from harness.cli.options import (
     Accel,
     AccelOption,
@@ -40,10 +39,6 @@ _CONSOLE_LINES = 8
 
 def _say(text: str) -> None:
     print(text, flush=True)
-
-
-def _note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 @template_app.command("list", epilog=examples("harness template list", "harness template list --json"))
@@ -136,8 +131,8 @@ def template_build(
             offline=offline,
             mirror=mirror,
         )
-        needs = find_needs(options, _note)
-        built = [build_template(wanted, options, _note) for wanted in needs.templates]
+        needs = find_needs(options, note)
+        built = [build_template(wanted, options, note) for wanted in needs.templates]
         if as_json:
             document = {"templates": [one.as_dict() for one in built], "skipped": needs.skipped}
             _say(json.dumps(document))
@@ -168,7 +163,7 @@ def template_prune(
     def body() -> int:
         from harness.run.templates import prune
 
-        removed, left = prune(_note if as_json else _say, everything=everything)
+        removed, left = prune(note if as_json else _say, everything=everything)
         size = sum(one.disk_bytes for one in removed)
         if as_json:
             _say(json.dumps({"removed": [_removed(one) for one in removed], "disk_bytes": size, "left": left}))
@@ -204,10 +199,10 @@ def _tell_failure(one: Built) -> None:
         return
     from harness.report.text import one_line
 
-    _note(f"{one.wanted.key[:_DIGITS]} failed:")
+    note(f"{one.wanted.key[:_DIGITS]} failed:")
     tell(one.error)
     for line in one.error.context.get("console", "").splitlines()[-_CONSOLE_LINES:]:
-        _note(f"console: {one_line(line)}")
+        note(f"console: {one_line(line)}")
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 
 from harness.fault.compare_viommu import explain_viommu, fits_viommu, is_viommu, limits_of
 from harness.fault.kernel_log import KernelFaults
+from harness.fault.pci import without_domain_0
 from harness.fault.rate_limit import INTERVAL, Bucket
 from harness.fault.reasons import describe
 from harness.fault.trace import collapse, page_of
@@ -94,7 +95,7 @@ def _match(faults: Sequence[FaultRecord], records: Sequence[FaultRecord]) -> tup
         elif not _take(faults, printed, candidates.get(_key(record), [])):
             strangers.append(record)
     for record in partial:
-        fitting = [i for i in by_requester.get(_plain(record.requester), []) if _fits(record, faults[i])]
+        fitting = [i for i in by_requester.get(without_domain_0(record.requester), []) if _fits(record, faults[i])]
         if not _take(faults, printed, fitting):
             strangers.append(record)
     return printed, strangers
@@ -110,12 +111,7 @@ def _take(faults: Sequence[FaultRecord], printed: list[int], candidates: Sequenc
 
 
 def _key(fault: FaultRecord) -> tuple[object, ...]:
-    return _plain(fault.requester), fault.access, fault.reason, page_of(fault.address)
-
-
-def _plain(requester: str) -> str:
-    """A requester without the PCI domain 0, which the trace never has."""
-    return requester.removeprefix("0000:")
+    return without_domain_0(fault.requester), fault.access, fault.reason, page_of(fault.address)
 
 
 def _fits(record: FaultRecord, fault: FaultRecord) -> bool:

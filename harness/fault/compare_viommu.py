@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from harness.fault.pci import without_domain_0
 from harness.fault.rate_limit import INTERVAL, Bucket
 from harness.fault.trace import page_of
 from harness.results import FaultRecord
@@ -35,10 +36,11 @@ def fits_viommu(record: FaultRecord, fault: FaultRecord) -> bool:
     """
     if record.vendor != fault.vendor or record.reason not in (None, fault.reason):
         return False
-    own = _plain(record.requester) == fault.requester
+    requester = without_domain_0(record.requester)
+    own = requester == fault.requester
     same_page = page_of(record.address) == page_of(fault.address)
     if record.vendor == "amd":
-        return (own or _plain(record.requester) == _on_bus_0(fault.requester)) and (same_page or record.address == 0)
+        return (own or requester == _on_bus_0(fault.requester)) and (same_page or record.address == 0)
     # virtio-iommu says the access only where there is a mapping that does not allow it.
     return own and (record.address is None or same_page) and record.access in (None, fault.access)
 
@@ -72,11 +74,6 @@ def limits_of(faults: Sequence[FaultRecord], printed: Sequence[int]) -> tuple[st
         "only the device, the function and the number of AMD-Vi's lines were compared: QEMU's amd-iommu writes neither "
         f"the bus of a requester{names and f' ({names})'} nor the address nor the access into its event log",
     )
-
-
-def _plain(requester: str) -> str:
-    """A requester without the PCI domain 0, which the trace never has."""
-    return requester.removeprefix("0000:")
 
 
 def _on_bus_0(requester: str) -> str:

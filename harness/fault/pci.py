@@ -86,3 +86,8 @@ class Pf:
 def requester_name(rid: int) -> str:
     """A requester ID of 16 bits as ``bus:device.function``."""
     return str(Requester(None, rid & 0xFFFF))
+
+
+def without_domain_0(requester: str) -> str:
+    """A requester without the PCI domain 0, which some lines print and no trace has; another domain stays."""
+    return requester.removeprefix("0000:")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from harness.fault import KernelFaults, describe, reason_name
+from harness.fault.pci import without_domain_0
 from harness.fault.trace import PAGE_SHIFT, page_of
 from harness.judge.bindings import Bindings
 from harness.judge.words import listed
@@ -170,7 +171,7 @@ def pair(wanted: Sequence[_E], trace: Sequence[FaultRecord]) -> tuple[list[_E], 
 def _address_of(device: str, evidence: Evidence) -> str | None:
     """A device's PCI address as the trace writes it, without the domain 0."""
     address = evidence.devices.get(device)
-    return None if address is None else address.removeprefix("0000:").lower()
+    return None if address is None else without_domain_0(address).lower()
 
 
 def _signs(kernel: KernelFaults) -> list[str]:

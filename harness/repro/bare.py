@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 from harness.fault import reason_name
-from harness.repro.place import NotReproducible, numbers
+from harness.fault.decode import MSI_WINDOW
+from harness.repro.place import DEVICE, NotReproducible
 from harness.repro.recipes import ENTRIES, FEW_ENTRIES, RECIPES, RULES, Recipe
 from harness.results import FaultRecord
 
 _PAGE: Final = 0x1000
 _BYTES: Final = 16
 _WIDTH: Final = 48
-_WINDOW: Final = range(0xFEE00000, 0xFEF00000)
 _INDEX_BEYOND, _NOT_CANONICAL = 0x21, 0x80
 _CANONICAL: Final = 47
 
@@ -45,7 +45,8 @@ def bare_text(record: FaultRecord, requester: str, title: str, source: str) -> t
     values = {
         "{page}": f"{page:#x}",
         "{index}": str(index),
-        "{neighbour}": _neighbour(requester),
+        # Another function, on a bus of its own.
+        "{neighbour}": "03:00.0" if requester.startswith("02:") else "02:00.0",
     }
 
     def fill(lines: tuple[str, ...], indent: str) -> list[str]:
@@ -57,10 +58,10 @@ def bare_text(record: FaultRecord, requester: str, title: str, source: str) -> t
         return filled
 
     if recipe.message:
-        (step,) = fill((f"interrupt: {{device: dut, {recipe.message}}}",), "")
+        (step,) = fill((f"interrupt: {{device: {DEVICE}, {recipe.message}}}",), "")
         where, enable = f"index: {index}", "{interrupts: true}"
     else:
-        step = f"dma_{record.access}: {{device: dut, iova: {record.address or 0:#x}, size: {_BYTES}}}"
+        step = f"dma_{record.access}: {{device: {DEVICE}, iova: {record.address or 0:#x}, size: {_BYTES}}}"
         where, enable = f"address: {record.address or 0:#x}", "{}"
     lines = [
         "tier: bare",
@@ -70,7 +71,7 @@ def bare_text(record: FaultRecord, requester: str, title: str, source: str) -> t
         "machine:",
         *fill(recipe.machine, "  "),
         "  devices:",
-        f'    dut: {{model: edu, at: "{requester}"}}',
+        f'    {DEVICE}: {{model: edu, at: "{requester}"}}',
         *fill(recipe.beside, "    "),
         "tables:",
         *fill(recipe.tables, "  "),
@@ -110,7 +111,7 @@ def _fits(record: FaultRecord, recipe: Recipe) -> None:
         raise NotReproducible("the line lacks the access or the address", hint="it may have been cut off")
     if recipe.access not in (None, record.access):
         raise NotReproducible(f"{reason} is about a {recipe.access}, the line about another access")
-    if record.address in _WINDOW:
+    if record.address in MSI_WINDOW:
         raise NotReproducible(
             f"{record.address:#x} is in the interrupt address range, where QEMU refuses no {record.access}"
         )
@@ -118,9 +119,3 @@ def _fits(record: FaultRecord, recipe: Recipe) -> None:
         raise NotReproducible(f"{record.address:#x} is beyond 48 bits, where QEMU's IOMMU gives another reason")
     if record.reason == _NOT_CANONICAL and not record.address >> _CANONICAL:
         raise NotReproducible(f"{record.address:#x} is canonical, so {reason} does not name it")
-
-
-def _neighbour(requester: str) -> str:
-    """Another function, on a bus of its own."""
-    bus, _, _ = numbers(requester)
-    return "02:00.0" if bus != 2 else "03:00.0"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Final
 
 from harness.fault import reason_name
+from harness.fault.pci import without_domain_0
+from harness.fault.trace import PAGE_SHIFT, page_of
 from harness.results import FaultRecord, Record
-
-_PAGE: Final = 0x1000
 
 
 class Aspect(Record):
@@ -42,7 +41,7 @@ def aspects(wanted: FaultRecord, seen: FaultRecord) -> tuple[Aspect, ...]:
         return f"0x{code:02x} {reason_name(code, vendor)}" if isinstance(code, int) else str(code)
 
     rows: list[tuple[str, object, object, Callable[[object], str]]] = [
-        ("requester", _plain(wanted.requester), _plain(seen.requester), str),
+        ("requester", without_domain_0(wanted.requester), without_domain_0(seen.requester), str),
         ("access", wanted.access, seen.access, str),
         ("address", _page(wanted.address), _page(seen.address), _hex),
         ("reason", wanted.reason, seen.reason, reason),
@@ -71,12 +70,9 @@ def _equal(wanted: FaultRecord, fault: FaultRecord) -> int:
 
 
 def _page(address: int | None) -> int | None:
-    return None if address is None else address & -_PAGE
-
-
-def _plain(requester: str) -> str:
-    """A requester without the PCI domain 0, which some lines print."""
-    return requester.removeprefix("0000:")
+    """Where the page of an address begins."""
+    page = page_of(address)
+    return None if page is None else page << PAGE_SHIFT
 
 
 def _hex(value: object) -> str:

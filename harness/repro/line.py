@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from harness.fault import reason_name
-from harness.repro.place import numbers
+from harness.fault.pci import Requester
 from harness.results import FaultRecord
 
 
@@ -14,8 +14,8 @@ def linux_line(fault: FaultRecord) -> str:
     if fault.vendor == "amd":
         return f"AMD-Vi: Event logged [IO_PAGE_FAULT device={fault.requester} address={fault.address or 0:#x}]"
     if fault.vendor == "virtio":
-        bus, device, function = numbers(fault.requester)
-        endpoint = bus << 8 | device << 3 | function
+        requester = Requester.parse(fault.requester)
+        endpoint = "?" if requester is None else requester.rid
         return f"virtio_iommu virtio0: page fault from EP {endpoint} at {fault.address or 0:#x} []"
     kind = "INTR-REMAP" if fault.access == "interrupt" else f"DMA {(fault.access or '?').capitalize()}"
     pasid = "NO_PASID" if fault.pasid is None else f"PASID {fault.pasid:#x}"

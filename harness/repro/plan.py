@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.fault import reason_name
+from harness.fault.pci import Requester, requester_name
 from harness.repro.bare import bare_text
 from harness.repro.kinds import State, Tier
 from harness.repro.line import line_pattern
-from harness.repro.place import NotReproducible, place
+from harness.repro.place import DEVICE, NotReproducible, place
 from harness.repro.state import IN_A_GUEST, VTD, approach
 from harness.results import FaultRecord
 
 _IOMMU: Final = {**dict.fromkeys(VTD, "intel"), "virtio": "virtio", "amd": "amd"}
 # The names that scenarios have for the reasons of other IOMMUs.
 _NAMES: Final = {"virtio": "mapping", "amd": "io_page_fault"}
-_DOMAIN: Final = "0000:"
+_DOMAIN: Final = "0000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,12 @@ def plan(record: FaultRecord, line: str, state: State = State.NEVER_MAPPED, tier
         tier = Tier.GUEST if record.vendor not in VTD or record.reason in IN_A_GUEST else Tier.BARE
     if tier is Tier.BARE and record.vendor not in VTD:
         raise NotReproducible("the bare tier has VT-d only", hint="leave --tier out")
-    domain, requester = _split(record.requester)
-    wanted = record.model_copy(update={"requester": requester, "pasid": None})
-    remarks = _remarks(record, domain)
+    requester = Requester.parse(record.requester)
+    if requester is None:
+        raise NotReproducible(f"{record.requester} is no PCI address")
+    name = requester_name(requester.rid)
+    wanted = record.model_copy(update={"requester": name, "pasid": None})
+    remarks = _remarks(record, requester.domain)
     if wanted.access is None and record.vendor not in VTD:
         wanted = wanted.model_copy(update={"access": "read"})
     reason = _NAMES.get(record.vendor) or f"0x{record.reason:02x}"
@@ -68,22 +72,20 @@ def plan(record: FaultRecord, line: str, state: State = State.NEVER_MAPPED, tier
         fault = f"an interrupt with index {record.index or 0:#x}"
     else:
         fault = f"a {wanted.access} at {record.address or 0:#x}"
-    title = _quoted(
-        f"{requester} is refused {fault} with reason {reason} ({reason_name(record.reason, record.vendor)})"
-    )
+    title = _quoted(f"{name} is refused {fault} with reason {reason} ({reason_name(record.reason, record.vendor)})")
     source = _quoted(f"a fault line: {line}")
     if tier is Tier.BARE:
         place(requester, vf=False)
-        text, words = bare_text(wanted, requester, title, source)
+        text, words = bare_text(wanted, name, title, source)
     else:
-        text, words = _guest_text(wanted, state, reason, title, source)
+        text, words = _guest_text(wanted, requester, state, reason, title, source)
     return Plan(wanted, tier, text, words, tuple(remarks))
 
 
-def _remarks(record: FaultRecord, domain: str) -> list[str]:
+def _remarks(record: FaultRecord, domain: str | None) -> list[str]:
     remarks = []
-    if domain not in ("", _DOMAIN):
-        remarks.append(f"PCI domain {domain.rstrip(':')}: the emulated machine has domain 0000 only")
+    if domain not in (None, _DOMAIN):
+        remarks.append(f"PCI domain {domain}: the emulated machine has domain 0000 only")
     if record.pasid is not None:
         remarks.append(f"PASID {record.pasid:#x}: the emulated devices make requests without PASID")
     if record.vendor == "amd":
@@ -93,13 +95,15 @@ def _remarks(record: FaultRecord, domain: str) -> list[str]:
     return remarks
 
 
-def _guest_text(wanted: FaultRecord, state: State, reason: str, title: str, source: str) -> tuple[str, str]:
+def _guest_text(
+    wanted: FaultRecord, requester: Requester, state: State, reason: str, title: str, source: str
+) -> tuple[str, str]:
     """A scenario of the guest tier, and the state in words."""
     # virtio-iommu says the access only of a page that is mapped without it.
     if wanted.vendor == "virtio" and wanted.access == "write" and state is State.NEVER_MAPPED:
         state = State.READ_ONLY
-    where = place(wanted.requester, vf=wanted.vendor in VTD)
-    way = approach(wanted, where.device, state, sectors="vf" in where.devices[-1])
+    where = place(requester, vf=wanted.vendor in VTD)
+    way = approach(wanted, DEVICE, state, sectors=where.is_vf)
     lines = [
         f"title: {title}",
         f"source: {source}",
@@ -110,9 +114,9 @@ def _guest_text(wanted: FaultRecord, state: State, reason: str, title: str, sour
         *(f"    {one}" for one in where.devices),
         "steps:",
         *(f"  {one}" for one in where.bring_up),
-        f"  - register: {{device: {where.device}}}",
+        f"  - register: {{device: {DEVICE}}}",
         "    expect: {returns: 0}",
-        f"  - bus_master: {{device: {where.device}, enabled: true}}",
+        f"  - bus_master: {{device: {DEVICE}, enabled: true}}",
         f"  # {way.words}",
         *(f"  {one}" for one in way.before),
         f"  - {way.access}",
@@ -125,12 +129,6 @@ def _guest_text(wanted: FaultRecord, state: State, reason: str, title: str, sour
     if wanted.vendor in VTD:
         lines += ["  kernel_log:", f"    - {_quoted(line_pattern(wanted))}"]
     return "\n".join(lines) + "\n", way.words
-
-
-def _split(requester: str) -> tuple[str, str]:
-    """A requester's PCI domain, with its colon or empty, and the rest."""
-    domain, found, rest = requester.partition(":")
-    return (f"{domain}:", rest) if found and ":" in rest else ("", requester)
 
 
 def _quoted(text: str) -> str:

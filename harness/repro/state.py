@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.fault import reason_name
+from harness.fault.decode import MSI_WINDOW
 from harness.repro.kinds import State
 from harness.repro.place import NotReproducible
 from harness.results import FaultRecord
@@ -19,7 +20,6 @@ IN_A_GUEST = (BEYOND_WIDTH, NO_WRITE, NO_READ)
 """The reasons of VT-d that Linux comes to."""
 
 _PERMISSION = {NO_WRITE: "write", NO_READ: "read"}
-_MSI_WINDOW = range(0xFEE00000, 0xFEF00000)
 _WIDTHS = (48, 39)
 _PAGE = 0x1000
 # Small enough for a page whose last bytes are asked for, a multiple of what every device can do.
@@ -89,7 +89,7 @@ def _not_by_linux(record: FaultRecord) -> NotReproducible:
 
 
 def _refuse_window(address: int, access: str) -> None:
-    if address in _MSI_WINDOW:
+    if address in MSI_WINDOW:
         raise NotReproducible(
             f"{address:#x} is in the interrupt address range, 0xfee00000 to 0xfeefffff, where the emulated IOMMU takes "
             f"a {access} for an interrupt and does not refuse it",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,17 @@ from harness.bare.process import BareEmulator
 from harness.bare.qtest import QtestClosed
 from harness.bare.spec import BareDeviceSpec, BareSpec
 from harness.deadline import Deadline
-from harness.errors import FailureClass, HarnessError
+from harness.errors import HarnessError
 from harness.judge import judge_bare
 from harness.judge.registers import KEY
 from harness.results import CellResult, Evidence, Outcome, StepEvidence, Versions
 from harness.run.options import RunOptions
+from harness.run.outcome import judged, own_defect
 from harness.run.resources import Emulation
 from harness.run.trace import TraceReader
 from harness.scenario import BareScenario
 from harness.scenario.bare_machine import BareMachine as MachineModel
-from harness.scenario.values import split_bdf
+from harness.scenario.values import requester_id
 
 
 def bare_spec(machine: MachineModel) -> BareSpec:
@@ -34,8 +34,8 @@ def bare_spec(machine: MachineModel) -> BareSpec:
         BareDeviceSpec(
             name=name,
             model=device.model,
-            source_id=_source_id(machine.address(name)),
-            requester=_source_id(machine.requester(name)),
+            source_id=requester_id(machine.address(name)),
+            requester=requester_id(machine.requester(name)),
             bridge=device.bridge,
             vfs=device.vfs,
             of=device.of or "",
@@ -44,11 +44,6 @@ def bare_spec(machine: MachineModel) -> BareSpec:
         for name, device in machine.devices.items()
     )
     return BareSpec(machine.aw_bits, machine.memory, devices, machine.scalable, machine.first_stage)
-
-
-def _source_id(bdf: str) -> int:
-    bus, device, function = split_bdf(bdf)
-    return bus << 8 | device << 3 | function
 
 
 def bare_unmet(scenario: BareScenario, emulation: Emulation) -> str | None:
@@ -89,10 +84,7 @@ def run_bare(
     except HarnessError as caught:
         error = caught
     except Exception:
-        text = traceback.format_exc()
-        (folder / "traceback.txt").write_text(text, encoding="utf-8")
-        hint = f"the traceback is in {folder}/traceback.txt"
-        error = HarnessError(f"a defect of the harness itself: {text.splitlines()[-1]}", hint=hint)
+        error = own_defect(folder)
     machine = scenario.machine
     evidence = Evidence(steps=tuple(steps), devices={name: machine.requester(name) for name in machine.devices})
     common = common | {
@@ -113,12 +105,7 @@ def run_bare(
         )
     stage("judge")
     verdict = judge_bare(scenario, evidence)
-    common |= {"seconds": round(time.monotonic() - began, 3), "verdict": verdict}
-    if verdict.passed:
-        return CellResult(**common, outcome=Outcome.PASS)
-    failed = next(check for check in verdict.checks if not check.passed)
-    message = f"{failed.name}: {failed.message}"
-    return CellResult(**common, outcome=Outcome.FAIL, failure_class=FailureClass.EXPECTATION, message=message)
+    return judged(verdict, common | {"seconds": round(time.monotonic() - began, 3)})
 
 
 def _run_steps(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Literal
 
 from harness import __version__
 from harness.deadline import Deadline
-from harness.errors import FailureClass, HarnessError
+from harness.errors import HarnessError
 from harness.guest.freeze import get_template
 from harness.guest.guest import Guest, running_guest
 from harness.judge import judge, judge_both
@@ -22,6 +21,7 @@ from harness.run.bare import run_bare
 from harness.run.cells import Cell, machine_spec, unmet
 from harness.run.jobs import StartKind
 from harness.run.options import RunOptions
+from harness.run.outcome import judged, own_defect
 from harness.run.resources import Resources
 from harness.run.tables import add_tables
 from harness.run.trace import TraceReader
@@ -112,16 +112,7 @@ def run_cell(
         )
     stage("judge")
     verdict = judge(scenario, evidence[0]) if len(evidence) == 1 else judge_both(scenario, *evidence)
-    if verdict.passed:
-        return CellResult(**common, outcome=Outcome.PASS, verdict=verdict)
-    failed = next(check for check in verdict.checks if not check.passed)
-    return CellResult(
-        **common,
-        outcome=Outcome.FAIL,
-        failure_class=FailureClass.EXPECTATION,
-        message=f"{failed.name}: {failed.message}",
-        verdict=verdict,
-    )
+    return judged(verdict, common)
 
 
 def _run_guest(
@@ -151,12 +142,7 @@ def _run_guest(
         side.error = caught
         _keep_stderr(side.folder, caught.context.get("worker", ""))
     except Exception:
-        text = traceback.format_exc()
-        (side.folder / "traceback.txt").write_text(text, encoding="utf-8")
-        side.error = HarnessError(
-            f"a defect of the harness itself: {text.splitlines()[-1]}",
-            hint=f"the traceback is in {side.folder}/traceback.txt",
-        )
+        side.error = own_defect(side.folder)
 
 
 def _side_evidence(side: _Collected, scenario: Scenario, resources: Resources) -> Evidence:

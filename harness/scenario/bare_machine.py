@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from harness.scenario.base import Model
-from harness.scenario.values import Bdf, Name, Requirement, Size, refuse, satisfies, split_bdf, vf_address
+from harness.scenario.values import Bdf, Name, Requirement, Size, address_of, refuse, satisfies, split_bdf
 
 _MIB = 1 << 20
 _ROOT_PORTS = range(0x10, 0x18)
@@ -108,10 +108,7 @@ class BareMachine(Model):
         Raises:
             KeyError: there is no such device, or a VF's PF is none.
         """
-        device = self.devices[name]
-        if device.model != "vf":
-            return str(device.at)
-        return vf_address(str(self.devices[str(device.of)].at), device.number or 0)
+        return address_of(name, self.devices)
 
     def requester(self, name: str) -> str:
         """What the requester ID of a device's DMA says; a PCIe-to-PCI bridge puts its own there."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from harness.scenario.args import Args
 from harness.scenario.bare_args import (
@@ -33,8 +33,7 @@ from harness.scenario.bare_args import (
 )
 from harness.scenario.base import Model
 from harness.scenario.expect import exactly_one
-from harness.scenario.one_kind import one_kind
-from harness.scenario.problems import suggest
+from harness.scenario.kind_step import KindStep
 from harness.scenario.values import Address, Bdf, Name, Requirement, refuse, satisfies
 
 BARE_KINDS: dict[str, type[Args]] = {
@@ -143,7 +142,7 @@ class BareExpect(Model):
     )
 
 
-class BareStep(Model):
+class BareStep(KindStep):
     """One step: a mapping with one key that names its kind, beside ``expect``, ``id`` and ``qemu``.
 
     Attributes:
@@ -154,31 +153,24 @@ class BareStep(Model):
         qemu: the versions on which it is done.
     """
 
-    kind: str
-    args: SerializeAsAny[Args]
+    KINDS = BARE_KINDS
+    BESIDE = BESIDE
+    WHAT = "a kind of step of the bare tier"
+
     expect: BareExpect = Field(default_factory=BareExpect, description="What must be seen of this step.")
     id: Name | None = Field(default=None, description="A name for this step, for expect.faults.")
     qemu: Requirement | None = Field(
         default=None, description='The step is done on these versions of QEMU only, where they differ, e.g. ">=10.0".'
     )
 
-    @model_validator(mode="before")
     @classmethod
-    def _from_file(cls, data: Any) -> Any:
-        return one_kind(data, BARE_KINDS, BESIDE, "a kind of step of the bare tier", _hint)
+    def hint(cls, word: str) -> str:
+        """What to say of a word that is no kind."""
+        from harness.scenario.steps import KINDS  # which knows this module
 
-    @field_validator("kind")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in BARE_KINDS:
-            raise refuse("a kind of step of the bare tier", value, _hint(value))
-        return value
-
-    @field_validator("args", mode="plain")
-    @classmethod
-    def _of_kind(cls, value: Any, info: Any) -> Args:
-        model = BARE_KINDS.get(info.data.get("kind", ""), Args)
-        return value if type(value) is model else model.model_validate(value)
+        if word in KINDS:
+            return "it is a step of a guest, and a bare scenario has none: it belongs into a file without 'tier: bare'"
+        return super().hint(word)
 
     def args_json(self) -> dict[str, Any]:
         """The arguments as plain JSON: sizes as integers, keys as in the file, only those that were written."""
@@ -187,11 +179,3 @@ class BareStep(Model):
     def runs_on(self, qemu: str) -> bool:
         """Whether the step is done on this version of QEMU."""
         return self.qemu is None or satisfies(qemu, self.qemu)
-
-
-def _hint(word: str) -> str:
-    from harness.scenario.steps import KINDS  # which knows this module
-
-    if word in KINDS:
-        return "it is a step of a guest, and a bare scenario has none: it belongs into a file without 'tier: bare'"
-    return suggest(word, list(BARE_KINDS), "the kinds are")

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from harness.scenario.base import Model
-from harness.scenario.values import Bdf, Name, Requirement, Size, Word, refuse, satisfies, split_bdf, vf_address
+from harness.scenario.values import Bdf, Name, Requirement, Size, Word, address_of, refuse, satisfies, split_bdf
 
 _MIB = 1 << 20
 _MAX_BUS = 0xFE
@@ -146,10 +146,7 @@ class Machine(Model):
         Raises:
             KeyError: there is no such device, or a VF's PF is none.
         """
-        device = self.devices[name]
-        if device.model != "vf":
-            return str(device.at)
-        return vf_address(str(self.devices[str(device.of)].at), device.number or 0)
+        return address_of(name, self.devices)
 
     @property
     def addresses(self) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import Field
 
 from harness.scenario.args import (
     Alloc,
@@ -59,11 +59,9 @@ from harness.scenario.args_function import (
     Unremap,
 )
 from harness.scenario.bare_steps import BARE_KINDS
-from harness.scenario.base import Model
 from harness.scenario.expect import Deviation, StepExpect
-from harness.scenario.one_kind import one_kind
-from harness.scenario.problems import suggest
-from harness.scenario.values import Name, refuse
+from harness.scenario.kind_step import KindStep
+from harness.scenario.values import Name
 
 
 class Nested(Args):
@@ -180,13 +178,7 @@ def expect_keys(kind: str) -> tuple[str, ...]:
     return ("error", "says", *(("returns",) if kind in _RETURNS else ()), *_OBSERVES.get(kind, ()))
 
 
-def _kind_hint(word: str) -> str:
-    if word in BARE_KINDS:
-        return "it is a step of the bare tier: write 'tier: bare' at the top of a file of its own"
-    return suggest(word, list(KINDS), "the kinds are")
-
-
-class Step(Model):
+class Step(KindStep):
     """One step: a mapping with one key that names its kind, beside ``expect`` and ``id``.
 
     Attributes:
@@ -197,31 +189,21 @@ class Step(Model):
         libusdm: what Intel's C library does instead.
     """
 
-    kind: str
-    args: SerializeAsAny[Args]
+    KINDS = KINDS
+    BESIDE = ("expect", "id", "libusdm")
+
     expect: StepExpect = Field(default_factory=StepExpect, description="What must be seen of this step.")
     id: Name | None = Field(default=None, description="A name for this step, for expect.faults.")
     libusdm: Deviation | None = Field(
         default=None, description="What Intel's C library does in this step, where it is something else."
     )
 
-    @model_validator(mode="before")
     @classmethod
-    def _from_file(cls, data: Any) -> Any:
-        return one_kind(data, KINDS, ("expect", "id", "libusdm"), "a kind of step", _kind_hint)
-
-    @field_validator("kind")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in KINDS:
-            raise refuse("a kind of step", value, _kind_hint(value))
-        return value
-
-    @field_validator("args", mode="plain")
-    @classmethod
-    def _of_kind(cls, value: Any, info: Any) -> Args:
-        model = KINDS.get(info.data.get("kind", ""), Args)
-        return value if type(value) is model else model.model_validate(value)
+    def hint(cls, word: str) -> str:
+        """What to say of a word that is no kind."""
+        if word in BARE_KINDS:
+            return "it is a step of the bare tier: write 'tier: bare' at the top of a file of its own"
+        return super().hint(word)
 
     def args_json(self) -> dict[str, Any]:
         """The arguments as plain JSON for the worker in the guest: sizes as integers, keys as in the file."""

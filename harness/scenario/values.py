@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -142,13 +142,40 @@ def split_bdf(bdf: str) -> tuple[int, int, int]:
     return int(bus, 16), int(device, 16), int(function, 16)
 
 
-def vf_address(pf: str, number: int) -> str:
-    """The address of VF ``number`` of a PF, e.g. ``02:01.2`` for VF 10 of ``02:00.0``.
+def requester_id(bdf: str) -> int:
+    """The requester ID of 16 bits of a PCI address that `parse_bdf` let pass."""
+    bus, device, function = split_bdf(bdf)
+    return bus << 8 | device << 3 | function
 
-    Its requester ID is the PF's + First VF Offset + (number - 1) * VF Stride; of QEMU's nvme both are 1.
+
+class PlacedDevice(Protocol):
+    """A device as both tiers have them: with an address of its own, or a VF with a PF and a number."""
+
+    @property
+    def at(self) -> str | None:
+        """Its own address, or None for a VF."""
+
+    @property
+    def of(self) -> str | None:
+        """A VF's PF, by its name."""
+
+    @property
+    def number(self) -> int | None:
+        """Which VF, from 1."""
+
+
+def address_of(name: str, devices: Mapping[str, PlacedDevice]) -> str:
+    """Where a device is, e.g. ``02:01.2`` for VF 10 of a PF at ``02:00.0``.
+
+    A VF's requester ID is its PF's + First VF Offset + (number - 1) * VF Stride; of QEMU's nvme both are 1.
+
+    Raises:
+        KeyError: there is no such device, or a VF's PF is none.
     """
-    bus, device, function = split_bdf(pf)
-    requester = (bus << 8 | device << 3 | function) + number
+    device = devices[name]
+    if device.of is None:
+        return str(device.at)
+    requester = requester_id(str(devices[device.of].at)) + (device.number or 0)
     return f"{requester >> 8 & 0xFF:02x}:{requester >> 3 & 0x1F:02x}.{requester & 7}"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.fault import parse_kernel_log
+from harness.fault.pci import Requester
 from harness.repro.kinds import State, Tier
 from harness.repro.line import line_pattern, linux_line
 from harness.repro.place import NotReproducible, place
@@ -19,6 +20,12 @@ from harness.scenario.load import parse_scenario
 from harness.scenario.model import Scenario
 
 SEED = "DMAR:[DMA Read] Request device [02:01.2] fault addr 900000 DMAR:[fault reason 06] PTE Read access is not set"
+
+
+def at(requester: str) -> Requester:
+    found = Requester.parse(requester)
+    assert found is not None
+    return found
 
 
 def made(line: str, state: State = State.NEVER_MAPPED) -> Plan:
@@ -76,12 +83,12 @@ def test_a_function_is_at_the_lines_address(requester: str, models: list[str]):
 )
 def test_where_no_function_can_be_is_told(requester: str, why: str):
     with pytest.raises(NotReproducible, match=why) as caught:
-        place(requester)
+        place(at(requester))
     assert caught.value.hint
 
 
 def test_the_largest_vf():
-    assert "vfs: 127" in place("03:0f.7").devices[0]
+    assert "vfs: 127" in place(at("03:0f.7")).devices[0]
 
 
 @pytest.mark.parametrize("access", ["Read", "Write"])
