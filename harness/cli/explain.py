@@ -50,7 +50,7 @@ def explain(
     run: Run = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a DMA fault in a kernel log means, what usually causes it, and what to check next.
+    """Say what a fault line in a log means, its causes, what to check.
 
     Reads VT-d's lines (Linux, Xen, FreeBSD), AMD-Vi's, SMMUv3's and virtio-iommu's, in the forms of old and new
     kernels, with any prefix. Equal faults are counted. An argument that is the name of a file is read; without one,

@@ -12,12 +12,12 @@ from harness.fault.pci import requester_name
 from harness.fault.reasons import is_interrupt_reason
 from harness.fault.trace import PAGE_SHIFT, page_of
 from harness.judge.aspect import NOT_SAID, Aspect
-from harness.judge.faults import pair
+from harness.judge.faults import paired_check
 from harness.judge.registers import FaultRegister, Registers
 from harness.judge.words import listed, value
 from harness.results import Check, Evidence, FaultRecord, StepEvidence, Verdict
 from harness.scenario.bare import BareScenario
-from harness.scenario.bare_steps import BareExpect, BareStep, FaultFields
+from harness.scenario.bare_steps import BareExpect, BareFault, BareStep, FaultFields
 
 _DELIVERED: Final = re.compile(r"apic_deliver_irq dest \d+ dest_mode \d+ delivery_mode \d+ vector (\d+) ")
 _RECORDED: Final = re.compile(r"vtd_frr_new index \d+ high 0x([0-9a-f]{1,16}) low 0x([0-9a-f]{1,16})\b")
@@ -139,9 +139,10 @@ def _register_aspects(expect: BareExpect, seen: Registers | None, evidence: Evid
             yield _same(name, getattr(seen, name), wanted)
     if expect.fault is not None:
         record = seen.fault()
-        matches = record is not None and Wanted(expect.fault, _requester(expect.fault, evidence)).same(record)
-        observed = "none" if record is None else describe(record)
-        yield Aspect(matches, describe_wanted(expect.fault, evidence), f"in the register: {observed}")
+        fault = Wanted(expect.fault, _requester(expect.fault, evidence))
+        observed = "none" if record is None else describe(record.model_copy(update={"step": None}))
+        matches = record is not None and fault.same(record)
+        yield Aspect(matches, fault.describe(), f"in the register: {observed}")
 
 
 # ---- faults
@@ -160,6 +161,16 @@ class Wanted:
     expect: FaultFields
     requester: str | None
     step: int | None = None
+
+    def describe(self) -> str:
+        """It in words."""
+        expect = self.expect
+        device = "" if expect.device is None else f"{expect.device} "
+        requester = f"({self.requester or 'address not known'})" if device else self.requester
+        place = f"index {expect.index:#x}" if expect.index is not None else f"{expect.address or 0:#x}"
+        step = f", step {expect.step}" if isinstance(expect, BareFault) and expect.step is not None else ""
+        reason = f"0x{expect.reason:02x} ({reason_name(expect.reason)})"
+        return f"{device}{requester} {expect.access} {place}, reason {reason}{step}"
 
     def matches(self, fault: FaultRecord) -> bool:
         """Whether the trace's fault is the expected one."""
@@ -180,34 +191,10 @@ def _requester(fault: FaultFields, evidence: Evidence) -> str | None:
     return fault.requester if fault.device is None else evidence.devices.get(fault.device)
 
 
-def describe_wanted(fault: FaultFields, evidence: Evidence) -> str:
-    """An expected fault in words."""
-    device = "" if fault.device is None else f"{fault.device} "
-    place = f"index {fault.index:#x}" if fault.index is not None else f"{fault.address or 0:#x}"
-    requester = _requester(fault, evidence) or "address not known"
-    return f"{device}{requester} {fault.access} {place}, reason 0x{fault.reason:02x} ({reason_name(fault.reason)})"
-
-
 def _faults_check(scenario: BareScenario, evidence: Evidence, trace: Sequence[FaultRecord]) -> Check:
     steps = scenario.steps_by_id()
-    expects = scenario.expect.faults
     wanted = [
-        Wanted(one, _requester(one, evidence), None if one.step is None else steps.get(one.step, -1)) for one in expects
+        Wanted(one, _requester(one, evidence), None if one.step is None else steps.get(one.step, -1))
+        for one in scenario.expect.faults
     ]
-    missing, unexpected = pair(wanted, trace)
-    problems = []
-    if missing:
-        problems.append("missing: " + listed([describe_wanted(one.expect, evidence) for one in missing]))
-    if unexpected:
-        problems.append("unexpected: " + listed([describe(fault) for fault in unexpected]))
-    observed = listed([describe(fault) for fault in trace]) or "no fault in the trace"
-    message = f"as expected: {observed}"
-    if problems:
-        message = f"expected {len(wanted) or 'no'} faults, observed {len(trace)}; {'; '.join(problems)}"
-    return Check(
-        name="faults",
-        passed=not problems,
-        message=message,
-        expected=listed([describe_wanted(one, evidence) for one in expects]) or "no fault",
-        observed=observed,
-    )
+    return paired_check(wanted, trace, nothing="no fault happened: none in the trace")

@@ -25,6 +25,9 @@ class Expectation(Protocol):
     def matches(self, fault: FaultRecord) -> bool:
         """Whether the fault is the expected one."""
 
+    def describe(self) -> str:
+        """It in words."""
+
 
 _E = TypeVar("_E", bound=Expectation)
 
@@ -112,22 +115,43 @@ def check_faults(scenario: Scenario, evidence: Evidence, trace: Sequence[FaultRe
         )
         for expect in (known or scenario.expect).faults
     ]
+    extra = []
+    if not wanted and not trace and not kernel.silent:
+        extra.append("the kernel's log tells of faults that the trace does not have: " + listed(_signs(kernel)))
+    return paired_check(
+        wanted,
+        trace,
+        extra=extra,
+        nothing="no fault happened: none in the trace, none in the kernel's log",
+        known=defect,
+    )
+
+
+def paired_check(
+    wanted: Sequence[_E], trace: Sequence[FaultRecord], *, nothing: str, extra: Sequence[str] = (), known: str = ""
+) -> Check:
+    """Check that expected faults and those of a trace are the same, one to one.
+
+    Args:
+        wanted: what is expected.
+        trace: the trace's faults, collapsed.
+        nothing: what to say when none is expected and none happened.
+        extra: problems besides.
+        known: id of the known difference that is expected, for the check.
+    """
     missing, unexpected = pair(wanted, trace)
     problems = []
     if missing:
         problems.append("missing: " + listed([one.describe() for one in missing]))
     if unexpected:
         problems.append("unexpected: " + listed([describe(fault) for fault in unexpected]))
-    if not wanted and not trace and not kernel.silent:
-        problems.append("the kernel's log tells of faults that the trace does not have: " + listed(_signs(kernel)))
+    problems += extra
     expected = listed([one.describe() for one in wanted]) or "no fault"
     observed = listed([describe(fault) for fault in trace]) or "no fault in the trace"
     if not problems:
         count = len(trace)
-        message = "no fault happened: none in the trace, none in the kernel's log"
-        if wanted:
-            message = f"{count} fault{'s' * (count != 1)} as expected: {observed}"
-        return Check(name=_NAME, passed=True, message=message, expected=expected, observed=observed, known=defect)
+        message = f"{count} fault{'s' * (count != 1)} as expected: {observed}" if wanted else nothing
+        return Check(name=_NAME, passed=True, message=message, expected=expected, observed=observed, known=known)
     count = len(wanted)
     head = f"expected {count or 'no'} fault{'s' * (count != 1)}, observed {len(trace)}; "
     return Check(name=_NAME, passed=False, message=head + "; ".join(problems), expected=expected, observed=observed)
