@@ -171,14 +171,8 @@ def _refuse_empty(result: RunResult) -> None:
 
 
 def _terminal(as_json: bool) -> TerminalReport:
-    from rich.console import Console
-
     from harness.report import TerminalReport
-
-    class Terminal(Console):
-        def on_broken_pipe(self) -> None:
-            # Rich would exit with 1 here, which is the code of a failed expectation.
-            raise BrokenPipeError
+    from harness.report.console import Terminal
 
     return TerminalReport(Terminal(highlight=False, stderr=as_json))
 

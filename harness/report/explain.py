@@ -26,14 +26,10 @@ def explanation_text(log: LogExplanation) -> str:
 
 def print_explanation(log: LogExplanation) -> None:
     """The explanation on a terminal, with a table that fits its width."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    class Terminal(Console):
-        def on_broken_pipe(self) -> None:
-            # Rich would exit with 1 here, which is the code of a failed expectation.
-            raise BrokenPipeError
+    from harness.report.console import Terminal
 
     console = Terminal(highlight=False)
     head, *rows = table_rows(log)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.scenario.bare import BareScenario
-from harness.scenario.bare_steps import BARE_KINDS, BESIDE, BareStep
+from harness.scenario.bare_steps import BARE_KINDS, BareStep
 from harness.scenario.base import Model
 from harness.scenario.explain import Grammar
 from harness.scenario.yaml_marks import Path_
@@ -49,5 +49,5 @@ def _plain(kind: Any) -> Any:
     return kind
 
 
-BARE = Grammar(BARE_KINDS, BareStep, BESIDE, _model_at)
+BARE = Grammar(BareStep, _model_at)
 """The files of the bare tier."""

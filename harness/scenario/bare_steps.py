@@ -62,9 +62,6 @@ BARE_KINDS: dict[str, type[Args]] = {
 }
 """Every kind of step of the bare tier and the model of its arguments."""
 
-BESIDE = ("expect", "id", "qemu")
-"""The keys of a step beside its kind."""
-
 _OBSERVES = {
     "dma_read": ("completed",),
     "dma_write": ("completed", "result"),
@@ -154,7 +151,7 @@ class BareStep(KindStep):
     """
 
     KINDS = BARE_KINDS
-    BESIDE = BESIDE
+    BESIDE = ("expect", "id", "qemu")
     WHAT = "a kind of step of the bare tier"
 
     expect: BareExpect = Field(default_factory=BareExpect, description="What must be seen of this step.")

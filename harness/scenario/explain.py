@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from harness.scenario.base import Model
 from harness.scenario.expect import Deviation, FaultExpect, ScenarioDeviation, ScenarioExpect, StepExpect
+from harness.scenario.kind_step import KindStep
 from harness.scenario.machine import Device, Machine, Needs
 from harness.scenario.model import Scenario
 from harness.scenario.problems import Problem, suggest
@@ -36,15 +37,11 @@ class Grammar:
     """What the files of a tier are made of.
 
     Args:
-        kinds: the kinds of steps and the models of their arguments.
-        step: the model of a step.
-        beside: the keys of a step beside its kind.
+        step: the model of a step, which knows its kinds.
         model_at: the model of the mapping at a path of the file, or None.
     """
 
-    kinds: Mapping[str, type[Model]]
-    step: type[Model]
-    beside: tuple[str, ...]
+    step: type[KindStep]
     model_at: Callable[[Path_], type[Model] | None]
 
 
@@ -100,14 +97,14 @@ def _model_at(path: Path_) -> type[Model] | None:
     return KINDS.get(str(rest[0])) if len(rest) == 1 else None
 
 
-GUEST = Grammar(KINDS, Step, ("expect", "id", "libusdm"), _model_at)
+GUEST = Grammar(Step, _model_at)
 """The files of guests."""
 
 
 def known_keys(model: type[BaseModel], grammar: Grammar = GUEST) -> list[str]:
     """The keys that a mapping of the model may have in a file."""
     if model is grammar.step:
-        return [*grammar.kinds, *grammar.beside]
+        return [*grammar.step.KINDS, *grammar.step.BESIDE]
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
@@ -168,7 +165,7 @@ def _expected(kind: str, context: Mapping[str, Any]) -> str:
 
 def _explain(document: Document, file: Path, error: Mapping[str, Any], grammar: Grammar) -> Problem | None:
     kind, location = str(error["type"]), tuple(error["loc"])
-    path = file_path(document.data, location, grammar.kinds)
+    path = file_path(document.data, location, grammar.step.KINDS)
     value = value_at(document.data, path)
     if value is REFUSED:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,55 +13,42 @@ from pydantic.json_schema import models_json_schema
 
 from harness.scenario.args import Args
 from harness.scenario.bare import BareScenario
-from harness.scenario.bare_steps import BARE_KINDS, BESIDE, bare_expect_keys
+from harness.scenario.bare_steps import BARE_KINDS, BareStep, bare_expect_keys
+from harness.scenario.kind_step import KindStep
 from harness.scenario.model import Scenario
-from harness.scenario.steps import KINDS, expect_keys
+from harness.scenario.steps import KINDS, Step, expect_keys
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-def _step(definitions: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a step as it stands in a file: one key of ``KINDS`` beside ``expect``, ``id`` and ``libusdm``."""
-    model = definitions["Step"]
+def _step(
+    definitions: dict[str, Any], step: type[KindStep], expect_keys: Callable[[str], tuple[str, ...]]
+) -> dict[str, Any]:
+    """The schema of a step as it stands in a file: one key that names its kind, beside those that every step may have.
+
+    Args:
+        definitions: the schemas of all models.
+        step: the model of a step.
+        expect_keys: the keys of ``expect`` that fit a kind; with ``libusdm``, those of its ``expect`` too.
+    """
+    model = definitions[step.__name__]
     properties: dict[str, Any] = {}
     fits = []
-    for kind, args in KINDS.items():
-        properties[kind] = {
-            "$ref": f"#/$defs/{args.__name__}",
-            "description": definitions[args.__name__]["description"],
-        }
-        keys = {"propertyNames": {"enum": list(expect_keys(kind))}}
-        both = {"expect": keys, "libusdm": {"properties": {"expect": keys}}}
-        fits.append({"if": {"required": [kind]}, "then": {"properties": both}})
-    for key in ("expect", "id", "libusdm"):
-        properties[key] = model["properties"][key]
-    return {
-        "description": model["description"].splitlines()[0],
-        "type": "object",
-        "additionalProperties": False,
-        "properties": properties,
-        "oneOf": [{"required": [kind]} for kind in KINDS],
-        "allOf": fits,
-    }
-
-
-def _bare_step(definitions: dict[str, Any]) -> dict[str, Any]:
-    """The same of a step of the bare tier: one key of ``BARE_KINDS`` beside ``expect``, ``id`` and ``qemu``."""
-    model = definitions["BareStep"]
-    properties: dict[str, Any] = {}
-    fits = []
-    for kind, args in BARE_KINDS.items():
+    for kind, args in step.KINDS.items():
         what = definitions[args.__name__]["description"]
         properties[kind] = {"$ref": f"#/$defs/{args.__name__}", "description": what}
-        keys = {"propertyNames": {"enum": list(bare_expect_keys(kind))}}
-        fits.append({"if": {"required": [kind]}, "then": {"properties": {"expect": keys}}})
-    properties |= {key: model["properties"][key] for key in BESIDE}
+        keys = {"propertyNames": {"enum": list(expect_keys(kind))}}
+        fitting: dict[str, Any] = {"expect": keys}
+        if "libusdm" in step.BESIDE:
+            fitting["libusdm"] = {"properties": {"expect": keys}}
+        fits.append({"if": {"required": [kind]}, "then": {"properties": fitting}})
+    properties |= {key: model["properties"][key] for key in step.BESIDE}
     return {
         "description": model["description"].splitlines()[0],
         "type": "object",
         "additionalProperties": False,
         "properties": properties,
-        "oneOf": [{"required": [kind]} for kind in BARE_KINDS],
+        "oneOf": [{"required": [kind]} for kind in step.KINDS],
         "allOf": fits,
     }
 
@@ -76,8 +64,8 @@ def _definitions(scenario: type[BaseModel], kinds: dict[str, type[Args]]) -> dic
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of scenario files: of the guest tier, or, with ``tier: bare``, of the bare one."""
     definitions, bare = _definitions(Scenario, KINDS), _definitions(BareScenario, BARE_KINDS)
-    definitions["Step"] = _step(definitions)
-    bare["BareStep"] = _bare_step(bare)
+    definitions["Step"] = _step(definitions, Step, expect_keys)
+    bare["BareStep"] = _step(bare, BareStep, bare_expect_keys)
     for name, definition in bare.items():
         if definitions.setdefault(name, definition) != definition:
             raise ValueError(f"two models have the name {name}")
