@@ -226,7 +226,7 @@ class Context:
 
 def _drive(device: Device, container: Container) -> Engine:
     """Return the driver of a device that has just been opened; the device is closed when that fails."""
-    from harness.agent import edu, nvme
+    from harness.agent import edu, nvme, qat, qat_layout
     from usdm import vfio_uapi
 
     try:
@@ -234,4 +234,7 @@ def _drive(device: Device, container: Container) -> Engine:
     except BaseException:
         device.close()
         raise
+    vendor = int.from_bytes(device.read(vfio_uapi.PCI_CONFIG_REGION, 0, 4), "little")
+    if vendor in (qat_layout.VENDOR | qat_layout.PF << 16, qat_layout.VENDOR | qat_layout.VF << 16):
+        return qat.Qat(device, container)
     return nvme.Nvme(device, container) if code == nvme.CLASS_CODE else edu.Edu(device)

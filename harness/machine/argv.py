@@ -74,6 +74,7 @@ class Wiring:
         console: file for the serial console's output.
         log: file for QEMU's own log and trace.
         disks: name of each nvme to the descriptor of its namespace's memory.
+        sockets: name of each device whose model is a process beside QEMU to the path of its socket.
     """
 
     qmp: int
@@ -82,6 +83,7 @@ class Wiring:
     console: Path
     log: Path
     disks: Mapping[str, int] = field(default_factory=dict)
+    sockets: Mapping[str, str] = field(default_factory=dict)
 
 
 def kernel_command_line(spec: MachineSpec) -> str:
@@ -98,7 +100,7 @@ def kernel_command_line(spec: MachineSpec) -> str:
     return " ".join([*words, *spec.kernel_args])
 
 
-def _topology(spec: MachineSpec, disks: Mapping[str, int], properties: Mapping[str, frozenset[str]]) -> list[str]:
+def _topology(spec: MachineSpec, wiring: Wiring, properties: Mapping[str, frozenset[str]]) -> list[str]:
     """The root ports, and the devices under test."""
     buses = sorted({device.bdf[0] for device in spec.devices} - {0})
     if spec.buses > MAX_PORTS or len(buses) > spec.buses:
@@ -124,7 +126,7 @@ def _topology(spec: MachineSpec, disks: Mapping[str, int], properties: Mapping[s
         arguments += ["-device", json.dumps(port)]
     arguments += filler_arguments(spec)
     for number, device in enumerate(spec.devices):
-        arguments += device_arguments(device, number, disks, properties, spec)
+        arguments += device_arguments(device, number, wiring.disks, wiring.sockets, properties, spec)
     return arguments
 
 
@@ -207,7 +209,7 @@ def build_argv(
     argv += ["-device", f"virtserialport,id={CONTROL_DEVICE},chardev=control,name={CONTROL_PORT},nr=1"]
     argv += ["-device", f"virtserialport,id={SSH_DEVICE},chardev=ssh,name={SSH_PORT},nr=2"]
     argv += ["-device", f"pvpanic-pci,bus=pcie.0,addr={slots[PANIC]:x}.0"]
-    argv += _topology(spec, wiring.disks, properties)
+    argv += _topology(spec, wiring, properties)
     # A comma inside an option's value is written twice.
     argv += ["-chardev", f"file,id=console,path={str(wiring.console).replace(',', ',,')}", "-serial", "chardev:console"]
     argv += ["-D", str(wiring.log), "-d", "guest_errors", "-msg", "timestamp=on"]

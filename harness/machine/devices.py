@@ -20,12 +20,16 @@ NAMESPACE_BYTES = 16 << 20
 _EDU_MASK = 0xFFFF_FFFF_FFFF_FFFF
 _ISA_BRIDGE = (0, 0x1F, 0)  # the machine's own
 _FDSET = "/dev/fdset/"
+_VFIO_USER = "vfio-user-pci"
+SERVED = ("qat", "qat_vf")
+"""The models that are served by a process beside QEMU."""
 
 
 def device_arguments(
     device: DeviceSpec,
     number: int,
     disks: Mapping[str, int],
+    sockets: Mapping[str, str],
     properties: Mapping[str, frozenset[str]],
     spec: MachineSpec,
 ) -> list[str]:
@@ -35,6 +39,7 @@ def device_arguments(
         device: the device.
         number: its place among the devices, from 0.
         disks: name of each nvme to the descriptor of its namespace's memory.
+        sockets: name of each device whose model is a process beside QEMU to the path of its socket.
         properties: device name to the names of its properties, as probed on this build.
         spec: the machine that has it.
 
@@ -46,6 +51,15 @@ def device_arguments(
     where = _place(device.bdf, spec)
     if device.model == "edu":
         return _device({"driver": "edu", "id": device.name, **where, "dma_mask": _EDU_MASK})
+    if device.model in SERVED:
+        if "socket" not in properties.get(_VFIO_USER, frozenset()):
+            raise ConfigurationError(
+                f"this QEMU build has no {_VFIO_USER}, which model: {device.model} needs",
+                hint="choose QEMU 10.1 or later with --qemu; 'harness qemu list' shows the builds",
+            )
+        return _device(
+            {"driver": _VFIO_USER, "id": device.name, **where, "socket": {"type": "unix", "path": sockets[device.name]}}
+        )
     wanted = "sriov_max_vfs" if device.vfs else "max_ioqpairs"
     if wanted not in properties.get("nvme", frozenset()):
         raise ConfigurationError(
@@ -133,12 +147,17 @@ def make_disks(devices: Iterable[DeviceSpec]) -> dict[str, int]:
 
 
 def without_descriptors(argv: list[str]) -> list[str]:
-    """The same arguments for a QEMU that is given no descriptors: what is written to a namespace there is lost."""
+    """The same arguments for a QEMU that is given no descriptors.
+
+    What is written to a namespace there is lost, and devices whose model is a process beside QEMU are left out.
+    """
     out: list[str] = []
     words = iter(argv)
     for word in words:
         if word == "-add-fd":
             next(words)
+        elif word.startswith("{") and f'"{_VFIO_USER}"' in word:
+            out.pop()  # its -device: nobody serves it there
         elif word.startswith("{") and _FDSET in word:
             node = json.loads(word)["node-name"]
             out.append(

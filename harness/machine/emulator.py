@@ -18,6 +18,7 @@ from harness.errors import EmulatorCrash, InfrastructureError
 from harness.machine import loop
 from harness.machine.argv import CONTROL_DEVICE, SSH_DEVICE, Boot, Ram, Wiring, build_argv, pasteable
 from harness.machine.builds import QemuBuild
+from harness.machine.device_server import DeviceServer, Served, served
 from harness.machine.devices import make_disks
 from harness.machine.launcher import guarded
 from harness.machine.probe import Capabilities
@@ -87,7 +88,13 @@ class Emulator:
     """
 
     def __init__(
-        self, process: asyncio.subprocess.Process, qmp: Qmp, files: Files, control: socket.socket, ssh: socket.socket
+        self,
+        process: asyncio.subprocess.Process,
+        qmp: Qmp,
+        files: Files,
+        control: socket.socket,
+        ssh: socket.socket,
+        devices: DeviceServer | None = None,
     ) -> None:
         self._process = process
         self._asked = False
@@ -96,6 +103,7 @@ class Emulator:
         self.files = files
         self.control = control
         self.ssh = ssh
+        self.devices = devices
         qmp.log.on_event = self._on_event
         watch(self)
 
@@ -131,6 +139,23 @@ class Emulator:
             EmulatorCrash: QEMU was ended by a signal while starting.
         """
         files = Files(folder.absolute())
+        with served(folder, spec.devices, deadline) as devices:
+            return cls._start(spec, boot, build, capabilities, accelerator, files, deadline, ram, incoming, devices)
+
+    @classmethod
+    def _start(
+        cls,
+        spec: MachineSpec,
+        boot: Boot,
+        build: QemuBuild,
+        capabilities: Capabilities,
+        accelerator: str,
+        files: Files,
+        deadline: Deadline,
+        ram: Ram | None,
+        incoming: bool,
+        devices: Served,
+    ) -> Emulator:
         pairs = [socket.socketpair() for _ in range(3)]
         disks = make_disks(spec.devices)
         ours, theirs = [a for a, _ in pairs], [b for _, b in pairs]
@@ -142,6 +167,7 @@ class Emulator:
                 console=files.console,
                 log=files.log,
                 disks=disks,
+                sockets=devices.paths,
             )
             arguments = partial(
                 build_argv,
@@ -159,7 +185,7 @@ class Emulator:
             files.console.touch()
             files.log.touch()
             stage = deadline.sooner(_START_SECONDS)
-            pass_fds = [*(sock.fileno() for sock in theirs), *disks.values()]
+            pass_fds = [*(sock.fileno() for sock in theirs), *disks.values(), *devices.descriptors]
             process = loop.call(spawn(argv, build.env, pass_fds, files.stderr), stage)
         except BaseException:
             for sock in ours:
@@ -170,7 +196,14 @@ class Emulator:
                 sock.close()
             for fd in disks.values():
                 os.close(fd)
-        emulator = cls(process, Qmp(folder.name, QmpLog(files.qmp)), files, control=ours[1], ssh=ours[2])
+        emulator = cls(
+            process,
+            Qmp(files.folder.name, QmpLog(files.qmp)),
+            files,
+            control=ours[1],
+            ssh=ours[2],
+            devices=devices.server,
+        )
         try:
             loop.call(emulator.qmp.connect(ours[0]), stage)
         except (InfrastructureError, TimeoutError) as error:
@@ -282,6 +315,8 @@ class Emulator:
             loop.call(self.qmp.close(), Deadline.after(3.0))
         self.control.close()
         self.ssh.close()
+        if self.devices is not None:
+            self.devices.stop()
         unwatch(self)
         return self._exit()
 

@@ -18,10 +18,10 @@ from harness.paths import cache_dir
 _SECONDS = 30.0
 _DEVICES = (
     *("intel-iommu", "virtio-iommu-pci", "amd-iommu", "edu", "nvme", "pcie-root-port", "pvpanic-pci"),
-    *("virtio-serial-pci", "virtserialport"),
+    *("virtio-serial-pci", "virtserialport", "vfio-user-pci"),
 )
 _MIGRATION = "query-migrate-capabilities"
-_FORMAT = 5
+_FORMAT = 6
 
 
 @dataclass(frozen=True, slots=True)

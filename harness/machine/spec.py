@@ -21,14 +21,15 @@ class DeviceSpec:
 
     Args:
         name: its name in the scenario; also QEMU's id.
-        model: ``edu``, ``nvme``, or ``vf`` for a VF, which is there when its PF's SR-IOV has been switched on.
+        model: ``edu``, ``nvme``, ``qat`` and ``qat_vf``, or ``vf`` for a VF of an nvme, which is there when its PF's
+            SR-IOV has been switched on.
         at: bus, device and function where the guest sees it, e.g. ``02:00.0``.
         vfs: how many VFs an nvme offers.
         of: name of a VF's PF.
     """
 
     name: str
-    model: Literal["edu", "nvme", "vf"]
+    model: Literal["edu", "nvme", "vf", "qat", "qat_vf"]
     at: str
     vfs: int = 0
     of: str = ""

@@ -49,9 +49,11 @@ def _device_name(value: str) -> str:
 class Device(Model):
     """An emulated PCI function under test."""
 
-    model: Literal["edu", "nvme", "vf"] = Field(
+    model: Literal["edu", "nvme", "vf", "qat", "qat_vf"] = Field(
         description="edu copies up to 4 KiB per DMA, ten a second. nvme copies whole sectors of 512 bytes, thousands a "
-        "second, and can have VFs. vf is a VF of an nvme."
+        "second, and can have VFs. vf is a VF of an nvme. qat is a device with the IDs of an Intel QAT PF, qat_vf one "
+        "with those of its VFs: they copy up to 16 MiB, say which DMA was refused, and misbehave when they are told "
+        "to (QEMU 10.1 and later; docs/qat-device.md)."
     )
     at: Annotated[Bdf, AfterValidator(_reachable)] | None = Field(
         default=None,
