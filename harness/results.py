@@ -40,6 +40,53 @@ class StepError(Record):
     message: str
 
 
+class Transfer(Record):
+    """One DMA of a device whose model runs beside QEMU, as the model saw it.
+
+    Args:
+        access: ``read`` when the device read memory.
+        iova: where.
+        size: bytes.
+        bus_master: whether the function was allowed to access memory at all.
+        refused: first IOVA and bytes of each piece that was refused; a piece is a page where not all is mapped.
+        error: name of the errno of the first refusal; empty without one.
+        note: what was odd about it on purpose.
+    """
+
+    access: Literal["read", "write"]
+    iova: int
+    size: int
+    bus_master: bool
+    refused: tuple[tuple[int, int], ...] = ()
+    error: str = ""
+    note: str = ""
+
+
+Range = tuple[int, int, str]
+"""IOVA, bytes, and ``r``, ``w`` or ``rw``."""
+
+
+class DeviceNews(Record):
+    """What a device whose model runs beside QEMU saw during a step.
+
+    Args:
+        connected: QEMU and the model are connected.
+        transfers: its DMAs, oldest first.
+        more: how many further ones are not kept.
+        ranges: what the IOMMU lets it reach after the step, ascending; None when the model is gone.
+        believed: what the guest's program believes that it can reach, ascending, see :attr:`exact`; None when the
+            program has not opened the device.
+        exact: whether ``believed`` is everything; else it is what must be reachable at least.
+    """
+
+    connected: bool
+    transfers: tuple[Transfer, ...] = ()
+    more: int = 0
+    ranges: tuple[Range, ...] | None = None
+    believed: tuple[Range, ...] | None = None
+    exact: bool = True
+
+
 class StepEvidence(Record):
     """What one step did, as the worker in the guest answered, plus what the host's trace saw meanwhile.
 
@@ -53,6 +100,7 @@ class StepEvidence(Record):
         seconds: time in the guest.
         trace: the host trace's lines that appeared during the step.
         children: the results of nested steps (``fork``).
+        devices: what the devices saw whose models run beside QEMU, by name.
     """
 
     index: int
@@ -64,6 +112,7 @@ class StepEvidence(Record):
     seconds: float = 0.0
     trace: tuple[str, ...] = ()
     children: tuple[StepEvidence, ...] = ()
+    devices: dict[str, DeviceNews] = Field(default_factory=dict)
 
 
 class Evidence(Record):

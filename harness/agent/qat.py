@@ -8,20 +8,18 @@ or announced by MSI-X.
 from __future__ import annotations
 
 import os
-import select
 import struct
 import time
 
 from harness.agent import qat_layout as q
 from harness.agent.engine import Engine
 from harness.agent.nvme_memory import PAGE, QueueMemory
-from harness.agent.outcome import DmaLength, DmaTimeout, StepError
+from harness.agent.outcome import DmaTimeout, StepError
 from usdm import vfio_uapi as uapi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Sequence
 
     from usdm.vfio import Container, Device
 

@@ -70,9 +70,16 @@ class Sockets:
 
 
 class DeviceServer:
-    """The process; made by :meth:`start`. Any thread may ask it."""
+    """The process; made by :meth:`start`. Any thread may ask it.
 
-    def __init__(self, process: asyncio.subprocess.Process, control: socket.socket, errors: Path) -> None:
+    Attributes:
+        names: the devices that it serves.
+    """
+
+    def __init__(
+        self, names: tuple[str, ...], process: asyncio.subprocess.Process, control: socket.socket, errors: Path
+    ) -> None:
+        self.names = names
         self._process = process
         self._control = control
         self._stream = control.makefile("rb")
@@ -103,7 +110,7 @@ class DeviceServer:
             raise
         finally:
             theirs.close()
-        return cls(process, ours, errors)
+        return cls(tuple(listeners), process, ours, errors)
 
     @property
     def pid(self) -> int:

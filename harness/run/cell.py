@@ -19,6 +19,8 @@ from harness.machine.emulator import tail
 from harness.results import CellResult, Evidence, Outcome, StepError, StepEvidence, Versions
 from harness.run.bare import run_bare
 from harness.run.cells import Cell, machine_spec, unmet
+from harness.run.device_news import DeviceWatch
+from harness.run.device_steps import do_step
 from harness.run.jobs import StartKind
 from harness.run.options import RunOptions
 from harness.run.outcome import judged, own_defect
@@ -26,6 +28,7 @@ from harness.run.resources import Resources
 from harness.run.tables import add_tables
 from harness.run.trace import TraceReader
 from harness.scenario import BareScenario, Scenario
+from harness.scenario.args_device import HOST_KINDS
 
 SETUP_SECONDS = 60.0
 
@@ -180,11 +183,16 @@ def _run_steps(
     began = time.monotonic()
     deadline = Deadline.after(scenario.timeout or options.timeout)
     trace = TraceReader(guest.emulator.files.log)
+    watch = DeviceWatch(guest)
     for index, step in enumerate(scenario.steps):
         args = step.args_json()
-        answer = guest.request(f"step {index} ({step.kind})", step.kind, args, deadline)
+        if step.kind in HOST_KINDS:
+            answer = do_step(guest, step.kind, args, deadline)
+        else:
+            answer = guest.request(f"step {index} ({step.kind})", step.kind, args, deadline)
         add_tables(guest, step.kind, args, answer, deadline)
-        collected.steps.append(_evidence(index, step.kind, args, answer, trace.new_lines()))
+        seen = _evidence(index, step.kind, args, answer, trace.new_lines())
+        collected.steps.append(seen.model_copy(update={"devices": watch.news(deadline)}))
     collected.stages["steps"] = time.monotonic() - began
     values = guest.ask("reading the kernel log", "_end", {}, Deadline.after(SETUP_SECONDS))
     collected.kernel_log = tuple(str(line) for line in values["kernel_log"])

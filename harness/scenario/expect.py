@@ -63,6 +63,11 @@ class StepExpect(Model):
         default=None, strict=False, description="mappings: the sizes of the pages that map the range, each once."
     )
 
+    status: Literal["done", "read_refused", "write_refused", "invalid"] | None = Field(
+        default=None,
+        description="operate, collect: how the device says that it went, of collect all of them. Default: done.",
+    )
+
     def names(self, key: str) -> bool:
         """Whether the key was written in the file; ``returns: null`` says something, leaving it out does not."""
         return key in self.model_fields_set

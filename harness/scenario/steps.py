@@ -45,6 +45,7 @@ from harness.scenario.args import (
     UnmapEach,
     Unregister,
 )
+from harness.scenario.args_device import DEVICE_KINDS
 from harness.scenario.args_function import (
     DisableVfs,
     EnableVfs,
@@ -135,6 +136,7 @@ KINDS: dict[str, type[Args]] = {
     "remap": Remap,
     "unremap": Unremap,
     "mappings": Mappings,
+    **DEVICE_KINDS,
     "pass_through": PassThrough,
     "in_vm": InVm,
     "fork": Fork,
@@ -168,6 +170,9 @@ _OBSERVES = {
     "unplug": ("counts",),
     "physical_address": ("counts",),
     "mappings": ("mapped", "page_sizes", "counts"),
+    "operate": ("status", "equal", "counts"),
+    "collect": ("status", "counts"),
+    "counters": ("counts",),
 }
 
 
