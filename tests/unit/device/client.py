@@ -18,6 +18,7 @@ import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from harness.device import wire
@@ -267,9 +268,9 @@ async def served(model: Model, hello: bool = True) -> AsyncIterator[tuple[Functi
 def descriptors() -> dict[str, str]:
     """Every open descriptor of this process and what it is, to see that none is left."""
     found = {}
-    for name in os.listdir("/proc/self/fd"):
+    for entry in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
-            found[name] = os.readlink(f"/proc/self/fd/{name}")
+            found[entry.name] = str(entry.readlink())
     return found
 
 
