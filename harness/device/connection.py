@@ -181,12 +181,12 @@ class Connection:
             body = parts[0] if len(parts) == 1 else b"".join(parts)
             if found.flags & _TYPE == _REPLY:
                 self._take_reply(found, body)
-            else:
-                self._answer(found, body, fds)
+                return bool(self._waiting)  # else there is most likely nothing, and the loop sees what there is
+            self._answer(found, body, fds)
+            return True
         finally:
             for fd in fds:
                 os.close(fd)
-        return True
 
     def _read_header(self) -> bool:
         """Descriptors belong to the message whose header they come with: so no byte behind it is read with them."""

@@ -63,6 +63,7 @@ SET_IRQS: Final = struct.Struct("<IIIII")  # argsz, flags, index, start, count
 REGION_ACCESS: Final = struct.Struct("<QII")  # offset, region, count
 DMA_ACCESS: Final = struct.Struct("<QQ")  # address, count
 _VERSION: Final = struct.Struct("<HH")
+_TYPE: Final = int(Flags.TYPE)
 
 IRQ_DATA_NONE: Final = 1
 IRQ_DATA_EVENTFD: Final = 4
@@ -101,8 +102,8 @@ def header(data: bytes | bytearray | memoryview) -> Header:
     found = Header(*HEADER.unpack(data))
     if not HEADER.size <= found.size <= HEADER.size + MAX_BODY:
         raise ProtocolError(f"a message of {found.size} bytes; {HEADER.size} to {HEADER.size + MAX_BODY} are possible")
-    if found.flags & Flags.TYPE > Flags.REPLY:
-        raise ProtocolError(f"a message of the type {found.flags & Flags.TYPE}; 0 is a command, 1 a reply")
+    if found.flags & _TYPE > 1:
+        raise ProtocolError(f"a message of the type {found.flags & _TYPE}; 0 is a command, 1 a reply")
     return found
 
 

@@ -252,8 +252,11 @@ async def connected(listener: socket.socket) -> Client:
 @contextlib.asynccontextmanager
 async def served(model: Model, hello: bool = True) -> AsyncIterator[tuple[FunctionServer, Client]]:
     """A model, its server, and a client that is a bus master."""
+    loop = asyncio.get_running_loop()
+    problems: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: problems.append(context))
     with listening() as listener:
-        server = FunctionServer(model, listener, asyncio.get_running_loop())
+        server = FunctionServer(model, listener, loop)
         client = await connected(listener)
         try:
             if hello:
@@ -263,6 +266,7 @@ async def served(model: Model, hello: bool = True) -> AsyncIterator[tuple[Functi
         finally:
             await client.close()
             server.close()
+        assert not problems, "an exception that only the loop saw"
 
 
 def descriptors() -> dict[str, str]:
