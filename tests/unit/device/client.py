@@ -234,6 +234,18 @@ async def within(waiting: Awaitable[T]) -> T:
     return await asyncio.wait_for(waiting, SECONDS)
 
 
+async def signalled(event: int) -> int:
+    """Wait for an eventfd; gives its count."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(event, lambda: ready.done() or ready.set_result(None))
+    try:
+        await within(ready)
+    finally:
+        loop.remove_reader(event)
+    return os.eventfd_read(event)
+
+
 def listening() -> socket.socket:
     """A listening socket at a place of the kernel's choice."""
     listener = socket.socket(socket.AF_UNIX)
