@@ -17,6 +17,8 @@ _MEMORY, _BUS_MASTER, _NO_INTX = 0x2, 0x4, 0x400
 _HAS_CAPABILITIES = 0x10
 _FIRST_CAPABILITY = 0x40
 _FLR_CAPABLE, _START_FLR = 1 << 28, 1 << 15
+_DEVICE_CONTROL = 0x2810  # at power on: reads of 512 bytes, relaxed ordering and no-snoop allowed
+_MOST_VECTORS = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,10 @@ class Pcie:
     def body(self) -> bytes:
         """What stands behind the two bytes of number and next."""
         body = bytearray(self.LENGTH - 2)
-        # Version 2, endpoint. Payloads up to 256 bytes, 8-bit tags. Link of 1 lane at 2.5 GT/s.
+        # Version 2, endpoint. Payloads up to 256 bytes, 8-bit tags, errors by role.
         struct.pack_into("<HI", body, 0, 0x0002, 1 << 15 | 1 << 5 | 1 | (_FLR_CAPABLE if self.flr else 0))
+        struct.pack_into("<H", body, 0x06, _DEVICE_CONTROL)
+        # A link of 1 lane at 2.5 GT/s, as it can be and as it is.
         struct.pack_into("<IHH", body, 0x0A, 0x0000_0011, 0, 0x0011)
         return bytes(body)
 
@@ -129,7 +133,11 @@ class ConfigSpace:
         Args:
             identity: what the function says it is.
             bars: index of each BAR to its size in bytes, a power of two; all of 64 bits, so the indexes are even.
+
+        Raises:
+            ValueError: the MSI-X table or its pending bits do not lie in a BAR.
         """
+        _check_msix(identity, bars)
         self.on_flr: Callable[[], None] = lambda: None
         self._identity = identity
         self._bars = bars
@@ -192,3 +200,21 @@ class ConfigSpace:
             return
         if data[control + 1 - offset] & _START_FLR >> 8:
             self.on_flr()
+
+
+def _check_msix(identity: Identity, bars: dict[int, int]) -> None:
+    """What a driver would find elsewhere, or QEMU refuses with less of a hint."""
+    msix = identity.capability(Msix)
+    if not isinstance(msix, Msix):
+        return
+    if not 1 <= msix.vectors <= _MOST_VECTORS:
+        raise ValueError(f"{msix.vectors} MSI-X vectors; 1 to {_MOST_VECTORS} are possible")
+    table = range(msix.table, msix.table + 16 * msix.vectors)
+    pending = range(msix.pending, msix.pending + (msix.vectors + 63) // 64 * 8)
+    size = bars.get(msix.bar, 0)
+    for name, place in (("table", table), ("pending bits", pending)):
+        if place.start % 8 or place.start < 0 or place.stop > size:
+            where = f"{place.start:#x} to {place.stop:#x} of BAR {msix.bar}, which has {size:#x} bytes"
+            raise ValueError(f"the MSI-X {name} cannot be at {where}; multiples of 8 inside are possible")
+    if table.start < pending.stop and pending.start < table.stop:
+        raise ValueError(f"the MSI-X table at {table.start:#x} meets the pending bits at {pending.start:#x}")

@@ -9,12 +9,16 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from harness.device.wire import HEADER, MAX_FDS, Command, Flags, Header, ProtocolError, header, message
+from harness.device.wire import HEADER, MAX_FDS, MAX_TRANSFER, Command, Flags, Header, ProtocolError, header, message
 
 _ROUNDS: Final = 64  # messages read before others of the loop have their turn
 _ANCILLARY: Final = socket.CMSG_SPACE(MAX_FDS * 4)
+_OUTSTANDING: Final = 16  # requests of ours that the client has not answered; the others wait here
+_BACKLOG: Final = 4 << 20  # bytes that a client leaves unread before nothing more is read from it
+# As plain integers: arithmetic with an IntFlag costs ten times as much, and this is done for every message.
+_TYPE, _REPLY, _NO_REPLY, _ERROR = int(Flags.TYPE), int(Flags.REPLY), int(Flags.NO_REPLY), int(Flags.ERROR)
 
 
 class Refused(Exception):
@@ -34,6 +38,18 @@ class Gone(Exception):
     """The client is gone, so what was asked of it will never be answered."""
 
 
+class Reply(NamedTuple):
+    """What the client answered.
+
+    Args:
+        error: its errno; 0 where it did what was asked.
+        body: the reply's body.
+    """
+
+    error: int
+    body: bytes
+
+
 class Handler(Protocol):
     """Who does what the client asks for."""
 
@@ -41,7 +57,7 @@ class Handler(Protocol):
         """Do a command.
 
         Args:
-            command: a :class:`Command`.
+            command: a :class:`Command`, or a number that is none.
             body: its body.
             fds: descriptors that came with it; those that are kept must be taken out of the list.
 
@@ -54,54 +70,90 @@ class Handler(Protocol):
             ProtocolError: the connection must end.
         """
 
+    def failed(self, error: Exception) -> None:
+        """Doing a command raised what it should not."""
+
     def lost(self, why: str) -> None:
         """The connection has ended."""
 
 
 class Connection:
-    """The connection with a client; it reads from when it is made until :meth:`close`."""
+    """The connection with a client; it reads from when it is made until :meth:`close`.
+
+    Attributes:
+        max_transfer: bytes of data that the client takes in one message.
+        closed: it has ended.
+    """
 
     def __init__(self, sock: socket.socket, handler: Handler, loop: asyncio.AbstractEventLoop) -> None:
         sock.setblocking(False)
+        self.max_transfer = MAX_TRANSFER
+        self.closed = False
         self._sock = sock
+        self._fileno = sock.fileno()
         self._handler = handler
         self._loop = loop
-        self._head = bytearray()
+        self._head = bytearray(HEADER.size)
+        self._have = 0  # bytes of the header
         self._header: Header | None = None
-        self._body = bytearray()
-        self._have = 0
+        self._body: list[bytes] = []
+        self._left = 0  # bytes of the body
         self._fds: list[int] = []
         self._out: deque[memoryview] = deque()
-        self._waiting: dict[int, asyncio.Future[tuple[Header, bytes]]] = {}
+        self._backlog = 0  # bytes
+        self._waiting: dict[int, asyncio.Future[Reply]] = {}
+        self._queue: deque[tuple[Command, bytes, asyncio.Future[Reply]]] = deque()
         self._next = 0
-        self._spoken = False
-        self.closed = False
-        loop.add_reader(sock.fileno(), self._readable)
+        self._held = self._reading = False
+        self._regulate()
 
     # ---- our own requests
 
-    def request(self, command: Command, body: bytes) -> asyncio.Future[tuple[Header, bytes]]:
-        """Ask the client for something; the future has the header and the body of its reply.
+    def request(self, command: Command, body: bytes) -> asyncio.Future[Reply]:
+        """Ask the client for something.
 
-        The future raises :class:`Gone` when the connection ends.
+        At most 16 requests are on their way at a time; the others follow in their order. A request may be cancelled:
+        its reply is taken all the same, so no other request gets its number before.
+
+        Returns:
+            A future, which raises :class:`Gone` when the connection ends.
         """
-        future: asyncio.Future[tuple[Header, bytes]] = self._loop.create_future()
+        future: asyncio.Future[Reply] = self._loop.create_future()
         if self.closed:
             future.set_exception(Gone("the client is gone"))
-            return future
-        while self._next in self._waiting:
-            self._next = (self._next + 1) & 0xFFFF
-        number, self._next = self._next, (self._next + 1) & 0xFFFF
+        elif len(self._waiting) < _OUTSTANDING:
+            self._ask(command, body, future)
+        else:
+            self._queue.append((command, body, future))
+        return future
+
+    def _ask(self, command: Command, body: bytes, future: asyncio.Future[Reply]) -> None:
+        number = self._next
+        while number in self._waiting:
+            number = number + 1 & 0xFFFF
+        self._next = number + 1 & 0xFFFF
         self._waiting[number] = future
         self._send(message(number, command, body))
-        return future
+
+    def _take_reply(self, found: Header, body: bytes) -> None:
+        future = self._waiting.pop(found.id, None)
+        if future is None:
+            raise ProtocolError(f"a reply to the request {found.id}, which nobody made")
+        while self._queue:
+            following = self._queue.popleft()
+            if not following[2].done():
+                self._ask(*following)
+                break
+        if not future.done():
+            future.set_result(Reply(found.error or errno.EIO if found.flags & _ERROR else 0, body))
 
     # ---- reading
 
-    def _readable(self) -> None:
+    def read(self) -> None:
+        """Take what the client has sent; the loop calls it when there is something."""
         try:
             for _ in range(_ROUNDS):
-                if self.closed or not self._read_one():
+                if not self._reading or not self._read_one():
                     return
         except ProtocolError as error:
             self.close(str(error))
@@ -110,68 +162,94 @@ class Connection:
 
     def _read_one(self) -> bool:
         """Read what is there of one message; False when there is nothing more for now."""
-        if self._header is None:
-            # Descriptors belong to the message whose header they come with: so no byte beyond it is read with them.
+        if self._header is None and not self._read_header():
+            return False
+        while self._left:
             try:
-                data, ancillary, _, _ = self._sock.recvmsg(HEADER.size - len(self._head), _ANCILLARY)
+                data = self._sock.recv(self._left)
             except (BlockingIOError, InterruptedError):
                 return False
-            for level, kind, payload in ancillary:
-                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                    received = array.array("i")
-                    received.frombytes(payload[: len(payload) - len(payload) % received.itemsize])
-                    self._fds += received
             if not data:
-                self.close("the client closed the connection")
-                return False
-            self._head += data
-            if len(self._head) < HEADER.size:
-                return True
-            self._header = header(self._head)
-            self._body = bytearray(self._header.size - HEADER.size)
-            self._have = 0
-        while self._have < len(self._body):
-            try:
-                count = self._sock.recv_into(memoryview(self._body)[self._have :])
-            except (BlockingIOError, InterruptedError):
-                return False
-            if not count:
                 self.close("the client closed the connection in the middle of a message")
                 return False
-            self._have += count
-        found, body, fds = self._header, bytes(self._body), self._fds
-        self._header, self._head, self._body, self._fds = None, bytearray(), bytearray(), []
-        self._dispatch(found, body, fds)
-        return True
-
-    def _dispatch(self, found: Header, body: bytes, fds: list[int]) -> None:
+            self._body.append(data)
+            self._left -= len(data)
+        found, parts, fds = self._header, self._body, self._fds
+        assert found is not None  # noqa: S101 - read above
+        self._header, self._body, self._fds = None, [], []
         try:
-            if found.flags & Flags.TYPE == Flags.REPLY:
-                future = self._waiting.pop(found.id, None)
-                if future is None:
-                    raise ProtocolError(f"a reply to the request {found.id}, which nobody made")
-                if not future.done():
-                    future.set_result((found, body))
-                return
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
+            if found.flags & _TYPE == _REPLY:
+                self._take_reply(found, body)
+                return bool(self._waiting)  # else there is most likely nothing, and the loop sees what there is
             self._answer(found, body, fds)
+            return True
         finally:
             for fd in fds:
                 os.close(fd)
 
+    def _read_header(self) -> bool:
+        """Descriptors belong to the message whose header they come with: so no byte behind it is read with them."""
+        rest = memoryview(self._head)[self._have :]
+        try:
+            count, ancillary, flags, _ = self._sock.recvmsg_into([rest], _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+        except (BlockingIOError, InterruptedError):
+            return False
+        if ancillary:
+            self._take_descriptors(ancillary)
+        if flags & socket.MSG_CTRUNC:
+            raise ProtocolError(f"more descriptors with a message than the {MAX_FDS} that may come")
+        if not count:
+            self.close("the client closed the connection" + " in the middle of a message" * bool(self._have))
+            return False
+        self._have += count
+        if self._have < HEADER.size:
+            return self._read_header()
+        self._have = 0
+        self._header = header(self._head)
+        self._left = self._header.size - HEADER.size
+        return True
+
+    def _take_descriptors(self, ancillary: list[tuple[int, int, bytes]]) -> None:
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                received = array.array("i")
+                received.frombytes(payload[: len(payload) - len(payload) % received.itemsize])
+                self._fds += received
+
     def _answer(self, found: Header, body: bytes, fds: list[int]) -> None:
-        if not self._spoken and found.command != Command.VERSION:
-            raise ProtocolError(f"the first message is the command {found.command}, not the version")
-        self._spoken = True
         then = None
+        flags, error, reply = _REPLY, 0, b""
         try:
             reply, then = self._handler.command(found.command, body, fds)
-            out = message(found.id, found.command, reply, flags=Flags.REPLY)
+        except ProtocolError:
+            raise
         except Refused as refused:
-            out = message(found.id, found.command, flags=Flags.REPLY | Flags.ERROR, error=refused.error)
-        if not found.flags & Flags.NO_REPLY:
-            self._send(out)
+            flags, error = _REPLY | _ERROR, refused.error
+        except Exception as broken:  # whatever a model does wrong: the client is told, and the function goes on
+            flags, error = _REPLY | _ERROR, errno.EIO
+            self._handler.failed(broken)
+        if not found.flags & _NO_REPLY:
+            self._send(message(found.id, found.command, reply, flags=flags, error=error))
         if then is not None:
-            then()
+            try:
+                then()
+            except Exception as broken:
+                self._handler.failed(broken)
+
+    def hold(self, held: bool) -> None:
+        """Read nothing more, or read again."""
+        self._held = held
+        self._regulate()
+
+    def _regulate(self) -> None:
+        """Read unless somebody holds it, or the client itself does not read."""
+        wanted = not self.closed and not self._held and self._backlog <= _BACKLOG
+        if wanted and not self._reading:
+            self._loop.add_reader(self._fileno, self.read)
+        elif self._reading and not wanted:
+            self._loop.remove_reader(self._fileno)
+        self._reading = wanted
 
     # ---- writing
 
@@ -181,22 +259,26 @@ class Connection:
         rest = memoryview(data)
         if not self._out:
             try:
-                rest = rest[self._sock.send(rest) :]
+                sent = self._sock.send(data)
             except (BlockingIOError, InterruptedError):
-                pass
+                sent = 0
             except OSError as error:
                 self._loop.call_soon(self.close, os.strerror(error.errno or 0))
                 return
-            if not rest:
+            if sent == len(data):
                 return
-            self._loop.add_writer(self._sock.fileno(), self._writable)
+            rest = rest[sent:]
+            self._loop.add_writer(self._fileno, self._writable)
         self._out.append(rest)
+        self._backlog += len(rest)
+        self._regulate()
 
     def _writable(self) -> None:
         try:
             while self._out:
                 rest = self._out[0]
                 count = self._sock.send(rest)
+                self._backlog -= count
                 if count < len(rest):
                     self._out[0] = rest[count:]
                     return
@@ -206,7 +288,8 @@ class Connection:
         except OSError as error:
             self.close(os.strerror(error.errno or 0))
             return
-        self._loop.remove_writer(self._sock.fileno())
+        self._loop.remove_writer(self._fileno)
+        self._regulate()
 
     # ---- the end
 
@@ -215,19 +298,17 @@ class Connection:
         if self.closed:
             return
         self.closed = True
-        self._loop.remove_reader(self._sock.fileno())
-        self._loop.remove_writer(self._sock.fileno())
+        self._regulate()
+        self._loop.remove_writer(self._fileno)
         self._sock.close()
         for fd in self._fds:
             os.close(fd)
         self._fds = []
-        waiting, self._waiting = self._waiting, {}
-        for future in waiting.values():
+        self._out.clear()
+        asked = [*self._waiting.values(), *(future for _, _, future in self._queue)]
+        self._waiting.clear()
+        self._queue.clear()
+        for future in asked:
             if not future.done():
                 future.set_exception(Gone(why))
         self._handler.lost(why)
-
-
-def unknown(command: int) -> Refused:
-    """What to say of a command that nobody knows here."""
-    return Refused(errno.ENOSYS, f"the command {command} is not known")

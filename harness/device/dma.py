@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from harness.device.connection import Connection, Gone
-from harness.device.mirror import Mirror
-from harness.device.wire import DMA_ACCESS, Access, Command, Flags
+from harness.device.connection import Connection, Gone, Reply
+from harness.device.mirror import ALL, Mirror
+from harness.device.wire import DMA_ACCESS, PAGE, Access, Command
 
-PAGE: Final = 4096
+__all__ = ["LONG", "PAGE", "Dma", "DmaError", "Transfer", "TransferLog"]
+
 LONG: Final = 32 << 10
-"""Bytes of the longest piece."""
+"""Bytes of the longest piece. QEMU ends when many messages are on their way that do not lie in one socket buffer each,
+and 48 KiB, header included, is what Linux puts into one."""
 
 _AT_ONCE: Final = 8  # pieces that are asked for before the first answer
 _KEPT: Final = 1000  # transfers without a refusal that the log keeps
@@ -55,7 +57,7 @@ class Transfer:
         size: bytes.
         bus_master: whether the function was allowed to access memory at all.
         refused: first IOVA and bytes of each piece that was refused.
-        error: the errno of the first refusal; 0 without one.
+        error: the errno of the first refusal; 0 without one. ECANCELED where a reset, or the client's end, came first.
         note: what was odd about it on purpose.
     """
 
@@ -86,10 +88,10 @@ class Transfer:
 
 
 class TransferLog:
-    """The last transfers of a function; those that were refused are kept longest.
+    """What a function transferred since it was last asked, up to a bound; those that were refused are kept longest.
 
     Attributes:
-        bytes_read, bytes_written: of transfers that were not refused.
+        bytes_read, bytes_written: of transfers that went through.
         errors: how many were refused.
     """
 
@@ -97,27 +99,30 @@ class TransferLog:
         self.bytes_read = self.bytes_written = self.errors = 0
         self._good: deque[tuple[int, Transfer]] = deque(maxlen=_KEPT)
         self._bad: deque[tuple[int, Transfer]] = deque(maxlen=_KEPT_REFUSED)
-        self._number = self._told = 0
+        self._new = 0
 
     def add(self, transfer: Transfer) -> None:
         """Note a transfer that is over."""
-        self._number += 1
+        self._new += 1
         if transfer.refused:
             self.errors += 1
-            self._bad.append((self._number, transfer))
+            self._bad.append((self._new, transfer))
             return
-        self._good.append((self._number, transfer))
+        self._good.append((self._new, transfer))
+        if transfer.error:
+            return
         if transfer.access is Access.READ:
             self.bytes_read += transfer.size
         else:
             self.bytes_written += transfer.size
 
     def news(self) -> tuple[list[dict[str, Any]], int]:
-        """The transfers since it was last asked, oldest first, and how many of them are not kept."""
-        found = sorted([*self._good, *self._bad], key=lambda one: one[0])
-        told, self._told = self._told, self._number
-        since = [transfer.as_json() for number, transfer in found if number > told]
-        return since, self._number - told - len(since)
+        """The transfers since it was last asked, oldest first, and how many of them were not kept."""
+        found = [transfer.as_json() for _, transfer in sorted([*self._good, *self._bad], key=lambda one: one[0])]
+        more, self._new = self._new - len(found), 0
+        self._good.clear()
+        self._bad.clear()
+        return found, more
 
 
 class Dma:
@@ -125,6 +130,7 @@ class Dma:
 
     Attributes:
         log: what it did.
+        connection: the client; None without one.
     """
 
     def __init__(self, mirror: Mirror, bus_master: Callable[[], bool]) -> None:
@@ -137,7 +143,7 @@ class Dma:
         """Read memory.
 
         Args:
-            iova: where.
+            iova: where, any alignment.
             size: bytes, >= 0.
             note: for the log.
 
@@ -146,52 +152,80 @@ class Dma:
             Gone: there is no client any more.
         """
         transfer = Transfer(Access.READ, iova, size, self._bus_master(), note=note)
-        parts = await self._transfer(transfer, b"")
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(await self._transfer(transfer, memoryview(b"")))
 
     async def write(self, iova: int, data: bytes, note: str = "") -> None:
         """Write memory; raises as :meth:`read`. What was not refused has been written then."""
         transfer = Transfer(Access.WRITE, iova, len(data), self._bus_master(), note=note)
-        await self._transfer(transfer, data)
+        await self._transfer(transfer, memoryview(data))
 
-    async def _transfer(self, transfer: Transfer, data: bytes) -> list[bytes]:
+    async def _transfer(self, transfer: Transfer, data: memoryview) -> list[memoryview]:
         connection = self.connection
         if connection is None:
             raise Gone("there is no client")
-        parts: list[bytes] = []
-        command = Command.DMA_READ if transfer.access is Access.READ else Command.DMA_WRITE
-        pieces = deque(self._pieces(transfer))
-        asked: deque[tuple[int, int, asyncio.Future[Any]]] = deque()
+        if not 0 <= transfer.iova <= transfer.iova + transfer.size <= ALL:
+            transfer.refused.append((transfer.iova, transfer.size))
+            transfer.error = errno.EFAULT
+            self.log.add(transfer)
+            raise DmaError(transfer)
+        transfer.error = errno.ECANCELED
         try:
-            while pieces or asked:
-                while pieces and len(asked) < _AT_ONCE and not transfer.refused:
-                    iova, size = pieces.popleft()
-                    at = iova - transfer.iova
-                    body = DMA_ACCESS.pack(iova, size) + (data[at : at + size] if data else b"")
-                    asked.append((iova, size, connection.request(command, body)))
-                if not asked:
-                    break
-                iova, size, future = asked.popleft()
-                answer, reply = await future
-                if answer.flags & Flags.ERROR:
-                    transfer.refused.append((iova, size))
-                    transfer.error = transfer.error or answer.error
-                elif transfer.access is Access.READ:
-                    parts.append(reply[DMA_ACCESS.size :])
+            parts = await self._ask(transfer, data, connection)
+            if not transfer.refused:
+                transfer.error = 0
         finally:
-            for _, _, future in asked:
-                future.cancel()
-        self.log.add(transfer)
+            self.log.add(transfer)
         if transfer.refused:
             raise DmaError(transfer)
         return parts
 
-    def _pieces(self, transfer: Transfer) -> Iterable[tuple[int, int]]:
-        """First IOVA and bytes of each piece."""
-        at, end = transfer.iova, transfer.iova + transfer.size
+    async def _ask(self, transfer: Transfer, data: memoryview, connection: Connection) -> list[memoryview]:
+        """Have the client do all pieces, up to the first that is refused."""
+        reads = transfer.access is Access.READ
+        command = Command.DMA_READ if reads else Command.DMA_WRITE
+        parts: list[memoryview] = []
+        pieces = self._pieces(transfer, min(LONG, connection.max_transfer & -PAGE))
+        asked: deque[tuple[int, int, asyncio.Future[Reply]]] = deque()
+        more = True
+        try:
+            while True:
+                while more and len(asked) < _AT_ONCE and not transfer.refused:
+                    piece = next(pieces, None)
+                    if piece is None:
+                        more = False
+                        break
+                    iova, size = piece
+                    body = DMA_ACCESS.pack(iova, size)
+                    if not reads:
+                        at = iova - transfer.iova
+                        body = b"".join((body, data[at : at + size]))
+                    asked.append((iova, size, connection.request(command, body)))
+                if not asked:
+                    return parts
+                iova, size, future = asked.popleft()
+                reply = await future
+                if reply.error:
+                    if not transfer.refused:
+                        transfer.error = reply.error
+                    transfer.refused.append((iova, size))
+                elif reads:
+                    if len(reply.body) != DMA_ACCESS.size + size:
+                        connection.close(f"{len(reply.body)} bytes came in reply to a DMA read of {size}")
+                        raise Gone("the client does not keep to the protocol")
+                    parts.append(memoryview(reply.body)[DMA_ACCESS.size :])
+        finally:
+            for _, _, future in asked:
+                if not future.cancel() and not future.cancelled():
+                    future.exception()  # it has come, and nobody wants it
+
+    def _pieces(self, transfer: Transfer, most: int) -> Iterator[tuple[int, int]]:
+        """First IOVA and bytes of each piece, at most so many."""
+        at, end, access = transfer.iova, transfer.iova + transfer.size, int(transfer.access)
         while at < end:
-            size = min(LONG - at % LONG, end - at)
-            if size <= PAGE or not self._mirror.covers(at, size, transfer.access):
-                size = min(PAGE - at % PAGE, size)
+            size = min(PAGE - at % PAGE, end - at)
+            if size < end - at:
+                long = min(most - at % most, end - at)
+                if self._mirror.covers(at, long, access):
+                    size = long
             yield at, size
             at += size

@@ -7,7 +7,7 @@ only be written looks like one for both.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from typing import Final, NamedTuple
 
 from harness.device.wire import Access
@@ -71,11 +71,8 @@ class Mirror:
             raise Overlap(f"{iova:#x} is part of a mapping at {starts[at - 1]:#x}")
         if at < len(starts) and starts[at] < iova + size:
             raise Overlap(f"{size:#x} bytes at {iova:#x} meet a mapping at {starts[at]:#x}")
-        if at == len(starts):
-            starts.append(iova)
-        else:
-            insort(starts, iova)
-        self._size[iova] = size, access
+        starts.insert(at, iova)
+        self._size[iova] = size, int(access)
         self.generation += 1
         self.mapped += 1
         self.most = max(self.most, len(self._size))
@@ -86,6 +83,8 @@ class Mirror:
         Returns:
             How many bytes were mapped there.
         """
+        if size <= 0:
+            return 0
         starts = self._starts
         end = iova + size
         first = bisect_left(starts, iova)
@@ -120,7 +119,7 @@ class Mirror:
 
     def covers(self, iova: int, size: int, access: int) -> bool:
         """Whether all of a range is mapped with at least this access."""
-        starts = self._starts
+        starts, access = self._starts, int(access)  # an IntFlag's arithmetic is slow
         at = bisect_left(starts, iova + 1) - 1
         end = iova + size
         while 0 <= at < len(starts):

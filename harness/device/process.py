@@ -1,9 +1,12 @@
 """The process beside QEMU: servers of some functions, told what to do by lines of JSON on a socket.
 
-It ends when that socket does. Requests, one object a line, each answered by one:
+It ends when that socket does. Requests, one object a line, each answered by one with ``ok``, and with ``error`` where
+that is false:
 
-``{"do": "news", "function": F}``: the transfers since the last time, whether there is a client, why others were turned
-away, and the mappings where they have changed.
+``{"do": "news", "function": F}``: the ``transfers`` since the last time and how many ``more`` were not kept, whether a
+client is ``connected``, why ``clients`` were turned away or lost, how many ``mappings`` there are, their ``generation``
+and, where that has changed, the ``ranges`` (IOVA, bytes, access), and the ``failure`` of the model's own code, if any.
+May be asked after the client has gone.
 ``{"do": "misbehave", "function": F, "how": H, ...}``, ``{"do": "release", "function": F}``,
 ``{"do": "vanish", "function": F}``.
 """
@@ -47,7 +50,12 @@ class Process:
             request = json.loads(line)
             server = self.servers[request["function"]]
             return {"ok": True, **self._do(request, server)}
-        except (ValueError, KeyError, TypeError) as error:
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ) as error:  # what a request that makes no sense gives
             return {"ok": False, "error": f"{type(error).__name__}: {error}"}
 
     def _do(self, request: dict[str, Any], server: FunctionServer) -> dict[str, Any]:
@@ -103,6 +111,8 @@ async def serve(functions: list[dict[str, Any]], control: int) -> None:
             await writer.drain()
     except ConnectionError:
         return
+    except ValueError as error:  # of readline
+        print(f"a request is too long: {error}", file=sys.stderr)
     finally:
         for server in process.servers.values():
             server.close()

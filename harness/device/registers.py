@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 _WORD = 4
+_SMALLEST = 4096
 
 
 class Register:
@@ -36,7 +37,12 @@ class Register:
             read: called for a read, gives the value; without it, what it holds.
             write: called after a write with the whole new value. It must not wait for a DMA: start a task.
             writable: whether a driver can change it; without it, when there is a ``write``.
+
+        Raises:
+            ValueError: it has another size.
         """
+        if size not in (4, 8):
+            raise ValueError(f"{name} of {size} bytes: a register has 4 or 8")
         self.name, self.size, self.value = name, size, reset
         self._reset, self._read, self._write = reset, read, write
         self._written = writable if writable is not None else write is not None
@@ -46,8 +52,8 @@ class Register:
         self.value = self._reset
 
     def load(self) -> int:
-        """What a driver reads."""
-        return self.value if self._read is None else self._read()
+        """What a driver reads; what does not fit is cut off, as a counter in hardware runs over."""
+        return (self.value if self._read is None else self._read()) & (1 << 8 * self.size) - 1
 
     def store(self, value: int) -> None:
         """What a driver writes: nothing happens to a register that cannot be written."""
@@ -65,7 +71,12 @@ class Bar:
 
         Args:
             size: bytes, a power of two, at least 4096, so that a guest can map it into a process.
+
+        Raises:
+            ValueError: it has another size.
         """
+        if size < _SMALLEST or size & size - 1:
+            raise ValueError(f"a BAR of {size:#x} bytes: it has a power of two, at least {_SMALLEST:#x}")
         self.size = size
         self._at: dict[int, tuple[Register, int]] = {}  # offset of each word: its register, the word's shift
 
@@ -87,8 +98,9 @@ class Bar:
 
     def reset(self) -> None:
         """Reset every register."""
-        for register, _ in self._at.values():
-            register.reset()
+        for register, shift in self._at.values():
+            if not shift:  # once, however many words it has
+                register.reset()
 
     def read(self, offset: int, count: int) -> bytes:
         """What a driver reads; the range is inside."""

@@ -9,19 +9,21 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from harness.device import config, wire
-from harness.device.connection import Connection, Refused, unknown
+from harness.device.connection import Connection, Refused
 from harness.device.mirror import Overlap
 from harness.device.model import Model
-from harness.device.wire import Command
+from harness.device.wire import Access, Command, ProtocolError
 
 _REGIONS, _IRQS = 9, 5
 _CONFIG_REGION, _MSIX_IRQ = 7, 2
 _READABLE, _WRITABLE = 1, 2
 _RESETTABLE, _PCI = 1, 2
 _EVENTFD = 1
+_READ_WRITE: Final = int(Access.READ | Access.WRITE)
 _UCRED: Final = struct.Struct("=iII")
 
 
@@ -47,8 +49,9 @@ class FunctionServer:
         self._listener: socket.socket | None = listener
         self._loop = loop
         self._connection: Connection | None = None
-        self._serve = {
-            Command.VERSION: self._version,
+        self._spoken = False  # the client has said its version
+        model.on_settling = self._hold
+        self._serve: dict[int, Callable[[bytes, list[int]], bytes]] = {
             Command.DMA_MAP: self._map,
             Command.DMA_UNMAP: self._unmap,
             Command.DEVICE_GET_INFO: self._device_info,
@@ -75,13 +78,29 @@ class FunctionServer:
             sock, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionError):
             return
+        except OSError as error:
+            self._note(f"no client can be taken any more: {os.strerror(error.errno or 0)}")
+            self._deafen()
+            return
+        if self._connection is not None:
+            self._connection.read()  # it may have gone, and nobody has looked yet
         problem = "another client is connected" if self._connection else _stranger(sock)
         if problem:
             self._note(problem)
             sock.close()
             return
+        self._spoken = False
         self._connection = Connection(sock, self, self._loop)
+        self._connection.hold(self.model.settling)
         self.model.attached(self._connection)
+
+    def _hold(self, settling: bool) -> None:
+        if self._connection is not None:
+            self._connection.hold(settling)
+
+    def failed(self, error: Exception) -> None:
+        """The model raised an exception where it must not."""
+        self.model.failed(error)
 
     def lost(self, why: str) -> None:
         """The client has gone."""
@@ -101,26 +120,37 @@ class FunctionServer:
 
     def close(self) -> None:
         """End it; may be called twice."""
+        self._deafen()
+        if self._connection is not None:
+            self._connection.close()
+
+    def _deafen(self) -> None:
         listener, self._listener = self._listener, None
         if listener is not None:
             self._loop.remove_reader(listener.fileno())
             listener.close()
-        if self._connection is not None:
-            self._connection.close()
 
     # ---- commands
 
     def command(self, command: int, body: bytes, fds: list[int]) -> tuple[bytes, Callable[[], None] | None]:
         """Do what the client asks for; see :class:`harness.device.connection.Handler`."""
+        if not self._spoken:
+            return self._version(command, body), None
         if command == Command.REGION_WRITE:
             return self._write(body)
-        serve = self._serve.get(command)  # type: ignore[call-overload]  # a number that is no Command finds nothing
+        serve = self._serve.get(command)
         if serve is None:
-            raise unknown(command)
+            raise Refused(errno.ENOSYS, f"the command {command} is not known, or not at this time")
         return serve(body, fds), None
 
-    def _version(self, body: bytes, _fds: list[int]) -> bytes:
-        return wire.version_reply(body)
+    def _version(self, command: int, body: bytes) -> bytes:
+        if command != Command.VERSION:
+            raise ProtocolError(f"the first message is the command {command}, not the version")
+        said = wire.version(body)
+        self._spoken = True
+        if self._connection is not None:
+            self._connection.max_transfer = said.max_transfer
+        return wire.version_reply()
 
     def _device_info(self, body: bytes, _fds: list[int]) -> bytes:
         _unpack(wire.DEVICE_INFO, body)
@@ -130,8 +160,7 @@ class FunctionServer:
         _, _, index, _, _, _ = _unpack(wire.REGION_INFO, body)
         if index >= _REGIONS:
             raise Refused(errno.EINVAL, f"there is no region {index}")
-        region = self.model.region(index)
-        size = config.SIZE if index == _CONFIG_REGION else region[0] if region else 0
+        size = self._region(index)[0]
         flags = _READABLE | _WRITABLE if size else 0
         return wire.REGION_INFO.pack(wire.REGION_INFO.size, flags, index, 0, size, 0)
 
@@ -144,18 +173,26 @@ class FunctionServer:
 
     def _set_irqs(self, body: bytes, fds: list[int]) -> bytes:
         _, flags, index, start, count = _unpack(wire.SET_IRQS, body)
-        if index != _MSIX_IRQ or not flags & wire.IRQ_ACTION_TRIGGER:
-            raise Refused(errno.EINVAL, f"interrupts of the kind {index} cannot be set with the flags {flags:#x}")
-        if flags & wire.IRQ_DATA_NONE and count == 0:
-            self.model.set_interrupts(0, self.model.identity.vectors, [])
+        model, vectors = self.model, self.model.identity.vectors
+        if index != _MSIX_IRQ:
+            raise Refused(errno.EINVAL, f"there are no interrupts of the kind {index}")
+        if flags == wire.IRQ_ACTION_TRIGGER | wire.IRQ_DATA_EVENTFD and count:
+            model.set_interrupts(start, count, fds)
+        elif flags != wire.IRQ_ACTION_TRIGGER | wire.IRQ_DATA_NONE or fds or start + count > vectors:
+            raise Refused(errno.EINVAL, f"{count} interrupts from {start} cannot be set with the flags {flags:#x}")
+        elif count == 0:
+            model.set_interrupts(0, vectors, [])
         else:
-            self.model.set_interrupts(start, count, fds)
+            for vector in range(start, start + count):  # the client tries them out
+                model.interrupt(vector)
         return b""
 
     def _map(self, body: bytes, _fds: list[int]) -> bytes:
         _, flags, _, address, size = _unpack(wire.MAP, body)
+        if not flags or flags & ~_READ_WRITE:
+            raise Refused(errno.EINVAL, f"a mapping with the flags {flags:#x}")
         try:
-            self.model.mirror.add(address, size, flags & 3)
+            self.model.mirror.add(address, size, flags)
         except Overlap as error:
             raise Refused(errno.EEXIST, str(error)) from None
         except ValueError as error:
@@ -164,45 +201,56 @@ class FunctionServer:
 
     def _unmap(self, body: bytes, _fds: list[int]) -> bytes:
         _, flags, address, size = _unpack(wire.UNMAP, body)
-        if flags & wire.UNMAP_ALL:
+        if flags & ~wire.UNMAP_ALL:
+            raise Refused(errno.EINVAL, f"an unmapping with the flags {flags:#x}; dirty pages are not tracked")
+        if flags:
             self.model.mirror.clear()
         else:
             self.model.mirror.remove(address, size)
-        return body[: wire.UNMAP.size]
+        return body
 
     def _place(self, body: bytes) -> tuple[int, int, int]:
-        offset, region, count = _unpack(wire.REGION_ACCESS, body)
-        found = self.model.region(region)
-        size = config.SIZE if region == _CONFIG_REGION else found[0] if found else 0
-        if offset + count > size:
+        """Region, offset and count of an access that is inside; what carries the data is checked by who reads it."""
+        head = body[: wire.REGION_ACCESS.size]
+        offset, region, count = _unpack(wire.REGION_ACCESS, head)
+        size = self._region(region)[0]
+        if not 1 <= count <= wire.MAX_TRANSFER or offset + count > size:
             raise Refused(errno.EINVAL, f"{count} bytes at {offset:#x} of region {region}, which has {size:#x}")
-        return offset, region, count
+        return region, offset, count
+
+    def _region(self, index: int) -> tuple[int, Callable[[int, int], bytes], Callable[[int, bytes], None]]:
+        """Size, read and write of a region; a size of 0 when there is none."""
+        space = self.model.config
+        if index == _CONFIG_REGION:
+            return config.SIZE, space.read, space.write
+        return self.model.region(index) or (0, space.read, space.write)
 
     def _read(self, body: bytes, _fds: list[int]) -> bytes:
-        offset, region, count = self._place(body)
-        found = self.model.region(region)
-        read = self.model.config.read if found is None else found[1]
-        return body[: wire.REGION_ACCESS.size] + read(offset, count)
+        region, offset, count = self._place(body)
+        _exactly(body, wire.REGION_ACCESS.size)
+        return body + self._region(region)[1](offset, count)
 
     def _write(self, body: bytes) -> tuple[bytes, Callable[[], None]]:
-        offset, region, count = self._place(body)
+        region, offset, count = self._place(body)
+        _exactly(body, wire.REGION_ACCESS.size + count)
         data = body[wire.REGION_ACCESS.size :]
-        if len(data) != count:
-            raise Refused(errno.EINVAL, f"{len(data)} bytes, announced were {count}")
-        found = self.model.region(region)
-        write = self.model.config.write if found is None else found[2]
-        return body[: wire.REGION_ACCESS.size], lambda: write(offset, data)
+        return body[: wire.REGION_ACCESS.size], partial(self._region(region)[2], offset, data)
 
-    def _reset(self, _body: bytes, _fds: list[int]) -> bytes:
+    def _reset(self, body: bytes, _fds: list[int]) -> bytes:
+        _exactly(body, 0)
         self.model.reset()
         self.model.config.reset()
         return b""
 
 
 def _unpack(layout: struct.Struct, body: bytes) -> tuple[int, ...]:
-    if len(body) < layout.size:
-        raise Refused(errno.EINVAL, f"a body of {len(body)} bytes, {layout.size} are needed")
-    return layout.unpack_from(body)
+    _exactly(body, layout.size)
+    return layout.unpack(body)
+
+
+def _exactly(body: bytes, size: int) -> None:
+    if len(body) != size:
+        raise Refused(errno.EINVAL, f"a body of {len(body)} bytes, where {size} belong")
 
 
 def _stranger(sock: socket.socket) -> str:

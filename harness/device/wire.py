@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import struct
 from enum import IntEnum, IntFlag
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 HEADER: Final = struct.Struct("<HHIII")
-MAX_BODY: Final = (1 << 20) + 64
-"""Bytes of the longest body that is taken: the data of one transfer, and what stands before them."""
-
 MAX_TRANSFER: Final = 1 << 20
 MAX_FDS: Final = 8
+PAGE: Final = 4096
+MAX_BODY: Final = MAX_TRANSFER + 64
+"""Bytes of the longest body that is taken: the data of one transfer, and what stands before them."""
 
 
 class Command(IntEnum):
@@ -63,10 +63,12 @@ SET_IRQS: Final = struct.Struct("<IIIII")  # argsz, flags, index, start, count
 REGION_ACCESS: Final = struct.Struct("<QII")  # offset, region, count
 DMA_ACCESS: Final = struct.Struct("<QQ")  # address, count
 _VERSION: Final = struct.Struct("<HH")
+_TYPE: Final = int(Flags.TYPE)
 
 IRQ_DATA_NONE: Final = 1
 IRQ_DATA_EVENTFD: Final = 4
 IRQ_ACTION_TRIGGER: Final = 0x20
+"""SET_IRQS' flags: what comes with it, and what it is for. The others (a byte for each, mask, unmask) are refused."""
 
 
 class Header(NamedTuple):
@@ -100,8 +102,8 @@ def header(data: bytes | bytearray | memoryview) -> Header:
     found = Header(*HEADER.unpack(data))
     if not HEADER.size <= found.size <= HEADER.size + MAX_BODY:
         raise ProtocolError(f"a message of {found.size} bytes; {HEADER.size} to {HEADER.size + MAX_BODY} are possible")
-    if found.flags & Flags.TYPE > Flags.REPLY:
-        raise ProtocolError(f"a message of the type {found.flags & Flags.TYPE}; 0 is a command, 1 a reply")
+    if found.flags & _TYPE > 1:
+        raise ProtocolError(f"a message of the type {found.flags & _TYPE}; 0 is a command, 1 a reply")
     return found
 
 
@@ -110,24 +112,44 @@ def message(number: int, command: int, body: bytes = b"", *, flags: int = 0, err
     return HEADER.pack(number, command, HEADER.size + len(body), flags, error) + body
 
 
-def version_reply(body: bytes) -> bytes:
-    """The answer to a client's version, as a body.
+class Version(NamedTuple):
+    """What a client says first.
+
+    Args:
+        major, minor: of the protocol.
+        max_transfer: bytes that it takes in one message's data, at most :data:`MAX_TRANSFER`.
+    """
+
+    major: int
+    minor: int
+    max_transfer: int
+
+
+def version(body: bytes | memoryview) -> Version:
+    """A client's version out of the body of its first message; the JSON behind the numbers may be missing.
 
     Raises:
-        ProtocolError: the client speaks another major version, or says nothing that can be read.
+        ProtocolError: it speaks another major version, or says nothing that can be read.
     """
     if len(body) < _VERSION.size:
         raise ProtocolError(f"a version of {len(body)} bytes")
-    major, _minor = _VERSION.unpack_from(body)
+    major, minor = _VERSION.unpack_from(body)
     if major:
         raise ProtocolError(f"the client speaks version {major} of the protocol, this is version 0")
     try:
-        _capabilities(body[_VERSION.size :])
-    except ValueError as error:
+        said = json.loads(bytes(body[_VERSION.size :]).rstrip(b"\0") or b"{}")
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(f"the client's capabilities are no JSON: {error}") from None
-    offered = {"max_msg_fds": MAX_FDS, "max_data_xfer_size": MAX_TRANSFER, "pgsizes": 4096, "max_dma_maps": 65535}
+    capabilities = said.get("capabilities", {}) if isinstance(said, dict) else None
+    if not isinstance(capabilities, dict):
+        raise ProtocolError("the client's capabilities are no JSON object")
+    most = capabilities.get("max_data_xfer_size", MAX_TRANSFER)
+    if type(most) is not int or most < PAGE:
+        raise ProtocolError(f"the client takes max_data_xfer_size {most!r}, and a page must fit")
+    return Version(major, minor, min(most, MAX_TRANSFER))
+
+
+def version_reply() -> bytes:
+    """The answer to a client's version, as a body. QEMU takes no max_dma_maps above this one."""
+    offered = {"max_msg_fds": MAX_FDS, "max_data_xfer_size": MAX_TRANSFER, "pgsizes": PAGE, "max_dma_maps": 65535}
     return _VERSION.pack(0, 0) + json.dumps({"capabilities": offered}).encode() + b"\0"
-
-
-def _capabilities(text: bytes) -> Any:
-    return json.loads(text.rstrip(b"\0") or b"{}")

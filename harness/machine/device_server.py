@@ -24,6 +24,7 @@ from harness.machine.spec import DeviceSpec
 
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv.pop(1)); from harness.device.process import main; main()"
 _END_SECONDS = 5.0
+_SHORTEST = 0.001  # 0 would mean not to wait at all, which is another error
 
 
 class Sockets:
@@ -36,13 +37,14 @@ class Sockets:
     def __init__(self, folder: Path, devices: Iterable[DeviceSpec]) -> None:
         """Make them; raises InfrastructureError."""
         self.listeners: dict[str, socket.socket] = {}
-        self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._folder = -1
         try:
+            self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             for device in devices:
                 listener = socket.socket(socket.AF_UNIX)
                 self.listeners[device.name] = listener
                 listener.bind(self.path(device.name))
-                os.chmod(self.path(device.name), 0o600)
+                Path(self.path(device.name)).chmod(0o600)
                 listener.listen(1)
         except OSError as error:
             self.close()
@@ -85,6 +87,7 @@ class DeviceServer:
         self._stream = control.makefile("rb")
         self._lock = threading.Lock()
         self._errors = errors
+        self._broken = ""
 
     @classmethod
     def start(cls, devices: Iterable[DeviceSpec], sockets: Sockets, folder: Path, deadline: Deadline) -> DeviceServer:
@@ -126,15 +129,19 @@ class DeviceServer:
         """
         request = json.dumps({"do": do, "function": function, **more}).encode() + b"\n"
         with self._lock:
+            if self._broken:
+                raise self._ended()
             try:
-                self._control.settimeout(deadline.remaining)
+                self._control.settimeout(max(deadline.remaining, _SHORTEST))
                 self._control.sendall(request)
                 line = self._stream.readline()
             except TimeoutError:
+                # Its answer may still come, and would be taken for that to the next request.
+                self._broken = f"it did not answer {do} within {deadline.budget:g} s"
                 raise
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: stop() has closed it
                 raise self._ended() from error
-        if not line:
+        if not line.endswith(b"\n"):
             raise self._ended()
         answer: dict[str, Any] = json.loads(line)
         if not answer.pop("ok"):
@@ -142,13 +149,21 @@ class DeviceServer:
         return answer
 
     def _ended(self) -> InfrastructureError:
+        if self._broken:
+            return InfrastructureError(f"the process of the device models can be asked no more: {self._broken}")
         text = self._errors.read_text(encoding="utf-8", errors="replace").strip()
-        return InfrastructureError(f"the process of the device models ended: {text or 'it said nothing'}")
+        last = text.splitlines()[-1] if text else "it said nothing"
+        return InfrastructureError(
+            f"the process of the device models ended: {last}", hint=f"all that it said is in {self._errors}"
+        )
 
     def stop(self) -> None:
         """End it. May be called twice."""
-        self._control.close()
-        self._stream.close()
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_RDWR)  # who waits for an answer waits no longer
+        with self._lock:
+            self._stream.close()
+            self._control.close()
         if self._process.returncode is None:
             try:
                 loop.call(self._process.wait(), Deadline.after(_END_SECONDS))

@@ -1,0 +1,234 @@
+"""Transfers: pieces, refusals, the log, many at once."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from client import PAGE, Client, served, within
+from sample import Sample
+
+from harness.device import wire
+from harness.device.connection import Gone
+from harness.device.dma import LONG, DmaError, Transfer, TransferLog
+from harness.device.server import FunctionServer
+from harness.device.wire import Access, Command, Flags
+
+Story = Callable[[FunctionServer, Client], Coroutine[Any, Any, None]]
+BASE = 0x10_0000
+
+
+def tell(story: Story) -> None:
+    async def whole() -> None:
+        async with served(Sample("s")) as (server, client):
+            await story(server, client)
+
+    asyncio.run(whole())
+
+
+@pytest.mark.parametrize(("at", "size"), [(0, 0), (0, 1), (5, 4096), (4095, 2), (100, 100_000), (0, 1 << 20)])
+def test_bytes_come_and_go_whole(at: int, size: int) -> None:
+    async def story(server: FunctionServer, client: Client) -> None:
+        await client.map(BASE, 2 << 20)
+        data = bytes(number % 251 for number in range(size))
+        await within(server.model.dma.write(BASE + at, data))
+        assert client.peek(BASE + at, size) == data
+        assert await within(server.model.dma.read(BASE + at, size)) == data
+        assert all(count <= LONG for _, _, count in client.asked)
+        log = server.model.dma.log
+        assert (log.bytes_read, log.bytes_written, log.errors) == (size, size, 0)
+
+    tell(story)
+
+
+def test_pieces_are_long_where_all_is_mapped_and_pages_elsewhere() -> None:
+    async def story(server: FunctionServer, client: Client) -> None:
+        await client.map(BASE, 2 * LONG)
+        await client.map(BASE + 2 * LONG, 0x2000, Access.READ)
+        await within(server.model.dma.read(BASE + 100, 2 * LONG + 0x1000))
+        sizes = [size for _, _, size in client.asked]
+        assert sizes == [LONG - 100, LONG, 0x1000 + 100]
+        client.asked.clear()
+        with pytest.raises(DmaError) as refused:
+            await within(server.model.dma.write(BASE + 2 * LONG - 0x1000, bytes(0x4000)))
+        assert refused.value.iova == BASE + 2 * LONG
+        assert [size for _, _, size in client.asked] == [PAGE] * 4
+
+    tell(story)
+
+
+def test_a_refusal_says_where_and_what_came_before_has_been_done() -> None:
+    async def story(server: FunctionServer, client: Client) -> None:
+        await client.map(BASE, 0x1000)
+        with pytest.raises(DmaError) as refused:
+            await within(server.model.dma.write(BASE + 0xFFE, b"abcd", "on purpose"))
+        assert client.peek(BASE + 0xFFE, 2) == b"ab"
+        assert refused.value.iova == BASE + 0x1000
+        assert str(refused.value) == f"the write of 2 bytes at {BASE + 0x1000:#x} was refused, errno 19"
+        assert server.model.dma.log.news() == (
+            [
+                {
+                    "access": "write",
+                    "iova": BASE + 0xFFE,
+                    "size": 4,
+                    "bus_master": True,
+                    "refused": [[BASE + 0x1000, 2]],
+                    "error": "ENODEV",
+                    "note": "on purpose",
+                }
+            ],
+            0,
+        )
+
+    tell(story)
+
+
+def test_nothing_is_asked_for_behind_a_refusal() -> None:
+    async def story(server: FunctionServer, client: Client) -> None:
+        with pytest.raises(DmaError):
+            await within(server.model.dma.read(BASE, 16 << 20))
+        assert len(client.asked) == 8
+        assert len(server.model.dma.log.news()[0][0]["refused"]) == 8
+
+    tell(story)
+
+
+@pytest.mark.parametrize(("iova", "size"), [(-1, 1), ((1 << 64) - 1, 2), (1 << 64, 1)])
+def test_what_is_beyond_64_bits_is_refused_here(iova: int, size: int) -> None:
+    async def story(server: FunctionServer, client: Client) -> None:
+        with pytest.raises(DmaError):
+            await server.model.dma.read(iova, size)
+        assert server.model.dma.log.news()[0][0]["error"] == "EFAULT"
+        assert client.asked == []
+
+    tell(story)
+
+
+def test_the_last_byte_can_be_reached() -> None:
+    async def story(server: FunctionServer, client: Client) -> None:
+        await client.map((1 << 64) - PAGE, PAGE)
+        await within(server.model.dma.write((1 << 64) - 1, b"x"))
+
+    tell(story)
+
+
+def test_a_client_may_take_less_in_one_message() -> None:
+    async def story(server: FunctionServer, client: Client) -> None:
+        await client.map(BASE, 0x8000)
+        assert server.model.dma.connection is not None
+        server.model.dma.connection.max_transfer = 5000
+        await within(server.model.dma.read(BASE, 0x8000))
+        assert {size for _, _, size in client.asked} == {PAGE}
+
+    tell(story)
+
+
+def test_many_transfers_at_once_are_on_their_way_sixteen_requests_at_a_time() -> None:
+    async def story(server: FunctionServer, client: Client) -> None:
+        await client.map(BASE, 0x1000)
+        client.serving = False
+        reads = [asyncio.ensure_future(server.model.dma.read(BASE + number, 1)) for number in range(100)]
+        client.poke(BASE, bytes(range(100)))
+        await client.arrived(16)
+        for number in (3, 99):  # one that is on its way, one that waits
+            reads[number].cancel()
+        await client.get(0)  # a round, in which nothing more may come
+        assert len(client.asked) == 16
+        await client.serve()
+        done = await within(asyncio.gather(*reads, return_exceptions=True))
+        assert [one for one in done if isinstance(one, bytes)] == [bytes([n]) for n in range(100) if n not in (3, 99)]
+        assert len(client.asked) == 99, "what was cancelled before it was sent is not sent"
+
+    tell(story)
+
+
+def test_numbers_run_over() -> None:
+    async def story(server: FunctionServer, client: Client) -> None:
+        await client.map(BASE, 0x1000)
+        client.serving = False
+        first = asyncio.ensure_future(server.model.dma.read(BASE, 1))
+        await client.arrived(1)
+        connection = server.model.dma.connection
+        assert connection is not None
+        connection._next = 0xFFFF
+        client.serving = True
+        for _ in range(3):
+            await within(server.model.dma.read(BASE, 1))
+        assert connection._next == 3, "0 is on its way still"
+        await client.serve()
+        await within(first)
+
+    tell(story)
+
+
+@pytest.mark.parametrize("length", [0, 15, 16, 20, 24 + 1])
+def test_a_reply_of_another_length_ends_the_connection(length: int) -> None:
+    async def story(server: FunctionServer, client: Client) -> None:
+        client.serving = False
+        read = asyncio.ensure_future(server.model.dma.read(BASE, 8))
+        await client.arrived(1)
+        head, _ = client.held[0]
+        await client.raw(wire.message(head.id, Command.DMA_READ, bytes(length), flags=Flags.REPLY))
+        with pytest.raises(Gone):
+            await within(read)
+        await client.gone()
+        assert "in reply to a DMA read of 8" in server.refused[-1]
+
+    tell(story)
+
+
+def test_an_error_without_a_number_is_one_all_the_same() -> None:
+    async def story(server: FunctionServer, client: Client) -> None:
+        client.serving = False
+        read = asyncio.ensure_future(server.model.dma.read(BASE, 8))
+        await client.arrived(1)
+        head, _ = client.held[0]
+        await client.raw(wire.message(head.id, Command.DMA_READ, flags=Flags.REPLY | Flags.ERROR))
+        with pytest.raises(DmaError):
+            await within(read)
+        assert server.model.dma.log.news()[0][0]["error"] == "EIO"
+
+    tell(story)
+
+
+def test_a_client_that_goes_away_ends_every_transfer(capfd: pytest.CaptureFixture[str]) -> None:
+    async def story(server: FunctionServer, client: Client) -> None:
+        await client.map(BASE, 1 << 20)
+        client.serving = False
+        work = [asyncio.ensure_future(server.model.dma.read(BASE, 1 << 20)) for _ in range(3)]
+        await client.arrived(16)
+        await client.close()
+        for one in work:
+            with pytest.raises(Gone):
+                await within(one)
+        with pytest.raises(Gone):
+            await server.model.dma.write(BASE, b"x")
+        log, more = server.model.dma.log.news()
+        assert [one["error"] for one in log] == ["ECANCELED"] * 3
+        assert more == 0
+        gc.collect()
+
+    tell(story)
+    assert "never retrieved" not in capfd.readouterr().err
+
+
+def _transfer(*, refused: bool) -> Transfer:
+    return Transfer(Access.READ, 0, 8, True, [(0, 8)] if refused else [], errno.ENODEV if refused else 0)
+
+
+def test_the_log_is_bounded_and_says_so() -> None:
+    log = TransferLog()
+    for number in range(30_000):
+        log.add(_transfer(refused=number % 2 == 0))
+    kept, more = log.news()
+    assert (len(kept), more) == (11_000, 19_000)
+    assert sum(bool(one["refused"]) for one in kept) == 10_000
+    assert (log.errors, log.bytes_read) == (15_000, 8 * 15_000)
+    assert log.news() == ([], 0)
+    log.add(_transfer(refused=False))
+    kept, more = log.news()
+    assert (len(kept), more) == (1, 0)
