@@ -12,10 +12,10 @@ from itertools import pairwise
 import pytest
 from fake_nvme import CC, CSTS, PAGE, FakeContainer, FakeNvme
 
-from harness.agent import nvme_memory, nvme_virtual
+from harness.agent import nvme_virtual, queue_memory
 from harness.agent.nvme import NotNvme, Nvme, NvmeStatus
-from harness.agent.nvme_memory import NoQueueMemory, place_of
 from harness.agent.outcome import DmaAddress, DmaLength, DmaTimeout
+from harness.agent.queue_memory import NoQueueMemory, place_of
 from usdm.errors import MapFailed
 
 QUEUES = (1 << 48) - 65536 * (0x200 + 1)
@@ -268,7 +268,7 @@ def test_without_an_iommu_the_addresses_are_physical(
             container.entries[place] = address + number * PAGE, PAGE
         return where
 
-    monkeypatch.setattr(nvme_memory, "physical_addresses", physical)
+    monkeypatch.setattr(queue_memory, "physical_addresses", physical)
     one = Nvme(fake, container)  # type: ignore[arg-type]
     one.set_bus_master(True)
     one.dma(0x900000, 512, 0, write=True)
@@ -288,12 +288,12 @@ def test_physical_addresses_are_those_of_pagemap(
         asked.append((size, offset))
         return struct.pack("=QQ", 1 << 63 | 1 << 61 | 5, entry)
 
-    monkeypatch.setattr(nvme_memory.os, "pread", pread)
+    monkeypatch.setattr(queue_memory.os, "pread", pread)
     if found is None:
         with pytest.raises(NoQueueMemory, match="does not tell"):
-            nvme_memory.physical_addresses(0x7000, 2)
+            queue_memory.physical_addresses(0x7000, 2)
     else:
-        assert nvme_memory.physical_addresses(0x7000, 2) == [5 * PAGE, found]
+        assert queue_memory.physical_addresses(0x7000, 2) == [5 * PAGE, found]
     assert asked == [(16, 56)]
 
 
