@@ -64,7 +64,7 @@ class MachineSpec:
         devices: the devices under test.
         vm: whether a virtual machine runs inside the guest.
         buses: number of root ports, 1 to 8; bus N (1 to ``buses``) is behind port N, see :attr:`port_of`.
-        any_function: whether devices behind the ports may be at other functions than 00.0: the kernel then looks for
+        any_function: whether devices behind the ports may have other device numbers than 0: the kernel then looks for
             them everywhere, and not only where PCI Express allows them.
     """
 
@@ -103,9 +103,13 @@ class MachineSpec:
     def frozen(self) -> MachineSpec:
         """The same machine as a template has it: without the devices under test that a clone can add.
 
-        QEMU freezes no machine with a device that a process serves: an edu keeps its place until the clone has it.
+        QEMU freezes no machine with a device that a process serves: an edu keeps its place until the clone has it. The
+        names are those of the places, so that scenarios with other names share the template.
         """
-        kept = (replace(one, model="edu") if one.model in SERVED else one for one in self.fixed_devices)
+        kept = (
+            replace(one, name=f"at.{one.at.replace(':', '.')}", model="edu" if one.model in SERVED else one.model)
+            for one in self.fixed_devices
+        )
         return replace(self, devices=tuple(kept))
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from harness.machine.devices import can_serve
 from harness.machine.spec import SERVED, MachineSpec
 from harness.run.options import DmaModel
@@ -12,6 +14,8 @@ from harness.scenario.steps import Step
 _DMA = ("dma_read", "dma_write")
 # After these a device is no bus master.
 _ENDS = ("close", "unbind", "unplug")
+# What a step expects that says how many mappings a container has.
+_FULL, _LEFT = "TooManyMappings", "mappings_left"
 
 
 def has_edu(scenario: Scenario) -> bool:
@@ -51,22 +55,28 @@ def unmet_steps(scenario: Scenario) -> str | None:
     """Why a scenario's devices cannot do its steps, as one line; None when they can.
 
     A device that reads its requests from memory does nothing, and says nothing, while it is no bus master; an edu is
-    told of a DMA by its registers.
+    told of a DMA by its registers. And its rings are a mapping in its container, which counts like any other.
     """
-    served = {name for name, device in scenario.machine.devices.items() if device.model in SERVED}
+    devices = scenario.machine.devices
+    served = {name: device.model for name, device in devices.items() if device.model in SERVED}
     masters: set[str] = set()
-    for step in _flat(scenario.steps):
+    for step in _flat(scenario.steps) if served else ():
         name: str = getattr(step.args, "device", "")
         if step.kind in _ENDS or (step.kind == "bus_master" and not getattr(step.args, "enabled", True)):
             masters.discard(name)
         elif step.kind == "bus_master":
             masters.add(name)
-        elif step.kind in _DMA and name in served - masters and step.expect.error is None:
-            model = scenario.machine.devices[name].model
-            return f"'{name}' makes a DMA while it is no bus master, and a {model} does not even read its requests then"
+        elif step.kind in _DMA and name in served and name not in masters and step.expect.error is None:
+            return f"'{name}' is to make a DMA while it is no bus master, and a {served[name]} reads no request then"
+        elif step.expect.error == _FULL or _LEFT in (step.expect.counts or {}):
+            return (
+                f"it counts the mappings of a container, in which a {next(iter(served.values()))} has one for its rings"
+            )
     return None
 
 
-def _flat(steps: tuple[Step, ...]) -> list[Step]:
+def _flat(steps: Iterable[Step]) -> Iterator[Step]:
     """The steps, and those that a step has inside, in order."""
-    return [one for step in steps for one in (step, *_flat(getattr(step.args, "steps", ())))]
+    for step in steps:
+        yield step
+        yield from _flat(getattr(step.args, "steps", ()))
