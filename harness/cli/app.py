@@ -27,8 +27,11 @@ from harness.cli.options import (
     Kernel,
     Libusdm,
     Mirror,
+    Model,
+    Models,
     Offline,
     OneKernel,
+    OneModel,
     OneQemu,
     Out,
     Paths,
@@ -89,6 +92,7 @@ def _chosen(paths: list[Path] | None, text: str | None) -> list[Scenario | BareS
         "harness run --fetch",
         "harness run scenarios/dma -k unmap -j 2",
         "harness run --qemu 7.2 --qemu 11.1 --kernel 6.12 --kernel 7.2",
+        "harness run --model edu --model qat scenarios/dma",
         "harness run --implementation both -k libusdm --fetch",
         "harness run --junit out.xml --json > run.json",
         "HARNESS_QEMU='7.2 11.1' harness run",
@@ -101,6 +105,7 @@ def run(
     jobs: Jobs = "auto",
     qemu: Qemu = ["11.1"],  # noqa: B006 - typer copies it
     kernel: Kernel = ["6.12"],  # noqa: B006
+    model: Model = [Models.EDU],  # noqa: B006
     accel: AccelOption = Accel.AUTO,
     out: Out = None,
     junit: Junit = None,
@@ -133,6 +138,7 @@ def run(
             qemu=tuple(qemu),
             kernels=tuple(kernel),
             auto_kernel=kernel_is_default(context),
+            models=tuple(dict.fromkeys(one.value for one in model)),
             accel=accel.value,
             jobs=_jobs(jobs),
             out=out,
@@ -269,6 +275,7 @@ def doctor(as_json: AsJson = False) -> None:
         "harness shell",
         "harness shell scenarios/dma/unmapped_read.yaml",
         "harness shell -c 'dmesg | grep DMAR' --kernel 7.2",
+        "harness shell --model qat -c lspci",
         "harness shell --fresh-boot -c dmesg",
         "harness shell < commands.sh",
     )
@@ -279,6 +286,7 @@ def shell(
     command: Annotated[str | None, typer.Option("-c", help="Run this command instead of a shell.")] = None,
     qemu: OneQemu = ["11.1"],  # noqa: B006
     kernel: OneKernel = ["6.12"],  # noqa: B006
+    model: OneModel = [Models.EDU],  # noqa: B006
     accel: AccelOption = Accel.AUTO,
     boot_timeout: BootTimeout = 120.0,
     fresh_boot: FreshBoot = False,
@@ -301,6 +309,7 @@ def shell(
             qemu=only("--qemu", qemu, "a shell"),
             kernels=only("--kernel", kernel, "a shell"),
             auto_kernel=kernel_is_default(context),
+            models=(Models(*only("--model", [one.value for one in model], "a shell")).value,),
             accel=accel.value,
             usdm=usdm,
             boot_timeout=boot_timeout,

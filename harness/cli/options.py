@@ -27,6 +27,13 @@ class Implementations(StrEnum):
     BOTH = "both"
 
 
+class Models(StrEnum):
+    """What ``--model`` takes."""
+
+    EDU = "edu"
+    QAT = "qat"
+
+
 Paths = Annotated[
     list[Path] | None, typer.Argument(help="Scenario files and folders; without any, the scenarios that come along.")
 ]
@@ -50,6 +57,14 @@ Kernel = Annotated[
         "--kernel",
         envvar="HARNESS_KERNEL",
         help="Guest kernel: 6.12, 7.2 or lab. Repeatable. Without it, what needs options that 6.12 lacks runs on lab.",
+    ),
+]
+Model = Annotated[
+    list[Models],
+    typer.Option(
+        "--model",
+        envvar="HARNESS_MODEL",
+        help="What stands where a scenario has an edu: qat copies more and faster, and needs QEMU 10.1. Repeatable.",
     ),
 ]
 AccelOption = Annotated[
@@ -97,6 +112,9 @@ AsJson = Annotated[bool, typer.Option("--json", envvar="HARNESS_JSON", help="JSO
 
 
 OneQemu = Annotated[list[str], typer.Option("--qemu", envvar="HARNESS_QEMU", help="QEMU build.")]
+OneModel = Annotated[
+    list[Models], typer.Option("--model", envvar="HARNESS_MODEL", help="What stands where the scenario has an edu.")
+]
 OneKernel = Annotated[list[str], typer.Option("--kernel", envvar="HARNESS_KERNEL", help="Guest kernel.")]
 
 

@@ -126,7 +126,7 @@ def _topology(spec: MachineSpec, wiring: Wiring, properties: Mapping[str, frozen
         arguments += ["-device", json.dumps(port)]
     arguments += filler_arguments(spec)
     for number, device in enumerate(spec.devices):
-        arguments += device_arguments(device, number, wiring.disks, wiring.sockets, properties, spec)
+        arguments += device_arguments(device, number, wiring.disks, properties, spec, wiring.sockets)
     return arguments
 
 

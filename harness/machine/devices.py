@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from harness.errors import ConfigurationError, InfrastructureError
+from harness.machine.spec import SERVED as SERVED
 from harness.machine.spec import DeviceSpec, MachineSpec
 
 NAMESPACE_BYTES = 16 << 20
@@ -21,17 +23,15 @@ _EDU_MASK = 0xFFFF_FFFF_FFFF_FFFF
 _ISA_BRIDGE = (0, 0x1F, 0)  # the machine's own
 _FDSET = "/dev/fdset/"
 _VFIO_USER = "vfio-user-pci"
-SERVED = ("qat", "qat_vf")
-"""The models that are served by a process beside QEMU."""
 
 
 def device_arguments(
     device: DeviceSpec,
     number: int,
     disks: Mapping[str, int],
-    sockets: Mapping[str, str],
     properties: Mapping[str, frozenset[str]],
     spec: MachineSpec,
+    sockets: Mapping[str, str] = MappingProxyType({}),
 ) -> list[str]:
     """The arguments that put a device into the machine; none for a VF.
 
@@ -39,9 +39,9 @@ def device_arguments(
         device: the device.
         number: its place among the devices, from 0.
         disks: name of each nvme to the descriptor of its namespace's memory.
-        sockets: name of each device whose model is a process beside QEMU to the path of its socket.
         properties: device name to the names of its properties, as probed on this build.
         spec: the machine that has it.
+        sockets: name of each device whose model is a process beside QEMU to the path of its socket.
 
     Raises:
         ConfigurationError: the build has no such device, or not with SR-IOV.
@@ -52,7 +52,7 @@ def device_arguments(
     if device.model == "edu":
         return _device({"driver": "edu", "id": device.name, **where, "dma_mask": _EDU_MASK})
     if device.model in SERVED:
-        if "socket" not in properties.get(_VFIO_USER, frozenset()):
+        if not can_serve(properties):
             raise ConfigurationError(
                 f"this QEMU build has no {_VFIO_USER}, which model: {device.model} needs",
                 hint="choose QEMU 10.1 or later with --qemu; 'harness qemu list' shows the builds",
@@ -77,6 +77,11 @@ def device_arguments(
         # All controllers of the subsystem have it: the PF and each VF.
         *_device({"driver": "nvme-ns", "bus": device.name, "drive": data, "nsid": 1, "shared": True}),
     ]
+
+
+def can_serve(properties: Mapping[str, frozenset[str]]) -> bool:
+    """Whether a build, by its devices' properties, takes devices that a process beside it serves."""
+    return "socket" in properties.get(_VFIO_USER, frozenset())
 
 
 def filler_arguments(spec: MachineSpec) -> list[str]:

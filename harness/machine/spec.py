@@ -12,6 +12,9 @@ TABLE_OF_BUSES: Final[frozenset[Iommu]] = frozenset({"virtio"})
 """The firmware's table names the buses that these serve, as the root ports have them when it is written. So the last
 port reserves all that are left, and gives them up when another port gets one."""
 
+SERVED: Final = ("qat", "qat_vf")
+"""The models that are served by a process beside QEMU."""
+
 _BDF = re.compile(r"([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])")
 
 
@@ -61,7 +64,7 @@ class MachineSpec:
         devices: the devices under test.
         vm: whether a virtual machine runs inside the guest.
         buses: number of root ports, 1 to 8; bus N (1 to ``buses``) is behind port N, see :attr:`port_of`.
-        any_function: whether devices behind the ports may be at other functions than 00.0: the kernel then looks for
+        any_function: whether devices behind the ports may have other device numbers than 0: the kernel then looks for
             them everywhere, and not only where PCI Express allows them.
     """
 
@@ -98,8 +101,16 @@ class MachineSpec:
 
     @property
     def frozen(self) -> MachineSpec:
-        """The same machine as a template has it: without the devices under test that a clone can add."""
-        return replace(self, devices=self.fixed_devices)
+        """The same machine as a template has it: without the devices under test that a clone can add.
+
+        QEMU freezes no machine with a device that a process serves: an edu keeps its place until the clone has it. The
+        names are those of the places, so that scenarios with other names share the template.
+        """
+        kept = (
+            replace(one, name=f"at.{one.at.replace(':', '.')}", model="edu" if one.model in SERVED else one.model)
+            for one in self.fixed_devices
+        )
+        return replace(self, devices=tuple(kept))
 
     @property
     def fixed_devices(self) -> tuple[DeviceSpec, ...]:

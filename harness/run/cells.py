@@ -12,7 +12,8 @@ from harness.machine.spec import DeviceSpec, MachineSpec
 from harness.paths import scenarios_dir
 from harness.run.bare import bare_unmet
 from harness.run.kernels import kernel_with
-from harness.run.options import Implementation, RunOptions
+from harness.run.models import has_edu, unmet_model, unmet_steps, with_model
+from harness.run.options import DmaModel, Implementation, RunOptions
 from harness.run.resources import Resources, Say, prepare, with_images
 from harness.scenario import BareScenario, Problem, Scenario, ScenarioError, find_scenarios, load_scenario
 from harness.scenario.values import satisfies
@@ -34,6 +35,7 @@ class Cell:
         fresh_boot: its guest is booted although it could be cloned.
         implementation: what the steps run on.
         libusdm: which C library, where one runs.
+        model: what stands where the scenario's file has an edu.
     """
 
     scenario: Scenario | BareScenario
@@ -44,6 +46,7 @@ class Cell:
     fresh_boot: bool = False
     implementation: Implementation = "usdm"
     libusdm: str = ""
+    model: DmaModel = "edu"
 
     @property
     def folder_name(self) -> str:
@@ -57,6 +60,8 @@ class Cell:
         if isinstance(self.scenario, BareScenario):
             return shlex.join(words)
         words += ["--kernel", self.kernel]
+        if self.model != "edu":
+            words += ["--model", self.model]
         if self.usdm is not None:
             words += ["--usdm", str(self.usdm)]
         if self.fresh_boot:
@@ -96,25 +101,29 @@ def expand(options: RunOptions) -> list[Cell]:
         ScenarioError, ConfigurationError: as :func:`list_scenarios`; or there is nothing to run.
     """
     points = [(qemu, kernel) for qemu in options.qemu for kernel in options.kernels]
-    cells = []
+    cells: list[Cell] = []
     for scenario in list_scenarios(options.paths):
         if isinstance(scenario, BareScenario):
             builds = list(dict.fromkeys(options.qemu))
             names = [scenario.id if len(builds) == 1 else f"{scenario.id} [qemu {qemu}]" for qemu in builds]
             cells += [Cell(scenario, qemu, "", name) for qemu, name in zip(builds, names, strict=True)]
             continue
-        for qemu, kernel in points:
-            name = scenario.id if len(points) == 1 else f"{scenario.id} [qemu {qemu}, kernel {kernel}]"
+        # One without an edu is the same on each model.
+        models = options.models if has_edu(scenario) else ("edu",)
+        for qemu, kernel, model in [(*point, model) for point in points for model in models]:
+            point = [f"qemu {qemu}", f"kernel {kernel}"] if len(points) > 1 else []
+            point += [f"model {model}"] if len(models) > 1 else []
             cells.append(
                 Cell(
-                    scenario,
+                    with_model(scenario, model),
                     qemu,
                     kernel,
-                    name,
+                    f"{scenario.id} [{', '.join(point)}]" if point else scenario.id,
                     usdm=options.usdm,
                     fresh_boot=options.fresh_boot,
                     implementation=options.implementation,
                     libusdm="" if options.implementation == "usdm" else options.libusdm,
+                    model=model,
                 )
             )
     if not cells:
@@ -187,6 +196,9 @@ def unmet(cell: Cell, resources: Resources) -> str | None:
     amd = emulation.capabilities.properties.get("amd-iommu", frozenset())
     if cell.scenario.machine.iommu == "amd" and "dma-remap" not in amd:
         return f"needs QEMU >=11 for iommu: amd, this is {emulation.build.version}, whose amd-iommu remaps no DMA"
+    lacks = unmet_model(machine_spec(cell.scenario), emulation) or unmet_steps(cell.scenario)
+    if lacks is not None:
+        return lacks
     reason = cell.scenario.needs.unmet(
         qemu=emulation.build.version,
         kernel=image.kernel_release,
@@ -224,5 +236,6 @@ def machine_spec(scenario: Scenario) -> MachineSpec:
         vm=machine.vm,
         # Machines whose devices differ only in their place share a template.
         buses=4 if highest <= 4 and len(buses) <= 4 else MAX_PORTS,
-        any_function=any(device.bdf[0] and device.bdf[1:] != (0, 0) for device in devices if device.model != "vf"),
+        # Behind a root port a kernel looks at the functions of device 0 by itself.
+        any_function=any(device.bdf[0] and device.bdf[1] for device in devices if device.model != "vf"),
     )

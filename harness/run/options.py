@@ -11,6 +11,7 @@ from harness.run.jobs import StartKind
 
 DEFAULT_KERNEL = "6.12"
 Implementation = Literal["usdm", "libusdm", "both"]
+DmaModel = Literal["edu", "qat"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,7 @@ class RunOptions:
         qemu: names of QEMU builds; every scenario runs on each.
         kernels: guest kernels by what their recipe calls them; every scenario runs on each. Without any it is the
             default, and for a scenario that needs options which that lacks, the first kernel with them.
+        models: what stands where a scenario has an edu; a scenario with one runs on each.
         accel: the accelerator; ``auto`` measures.
         jobs: how many guests at once, >= 1; None chooses from cores and available memory (``harness.run.jobs``).
         out: the run folder; None makes one below the user's state folder.
@@ -41,6 +43,7 @@ class RunOptions:
     paths: tuple[Path, ...] = ()
     qemu: tuple[str, ...] = ("11.1",)
     kernels: tuple[str, ...] = ()
+    models: tuple[DmaModel, ...] = ("edu",)
     accel: Literal["auto", "tcg", "kvm"] = "auto"
     jobs: int | None = None
     out: Path | None = None

@@ -22,6 +22,7 @@ from harness.guest.payload import GUEST_FOLDER
 from harness.machine.spec import DeviceSpec, MachineSpec
 from harness.run.cell import SETUP_SECONDS
 from harness.run.cells import Cell, choose_kernels, machine_spec
+from harness.run.models import unmet_model, with_model
 from harness.run.options import RunOptions
 from harness.run.resources import prepare
 from harness.run.schedule import make_run_folder
@@ -38,7 +39,7 @@ def open_shell(options: RunOptions, scenario: Path | None, command: str | None, 
 
     Args:
         options: build, kernel, accelerator, whether to boot.
-        scenario: a scenario whose machine is taken; None for one with an edu at 02:00.0.
+        scenario: a scenario whose machine is taken; None for one with a device of the chosen model at 02:00.0.
         command: a command line instead of a shell.
         say: told what goes on.
 
@@ -48,16 +49,21 @@ def open_shell(options: RunOptions, scenario: Path | None, command: str | None, 
     Raises:
         HarnessError: whatever can go wrong with a guest.
     """
+    model = options.models[0]
     loaded = load_scenario(scenario) if scenario else None
     if isinstance(loaded, BareScenario):
         raise ConfigurationError(f"{scenario} is a bare scenario: it has no guest that a shell could be opened in")
-    spec = machine_spec(loaded) if loaded else _DEFAULT
+    loaded = loaded and with_model(loaded, model)
+    spec = machine_spec(loaded) if loaded else MachineSpec(devices=(DeviceSpec(f"{model}0", model, "02:00.0"),))
     qemu, kernel = options.qemu[0], options.kernels[0]
     resources = prepare(options, say)
     if loaded:
         (cell,), resources = choose_kernels([Cell(loaded, qemu, kernel, loaded.id)], options, resources, say)
         kernel = cell.kernel
     emulation, image = resources.emulations[qemu], resources.images[kernel]
+    lacks = unmet_model(spec, emulation)
+    if lacks is not None:
+        raise ConfigurationError(f"this machine {lacks}", hint="choose another build with --qemu, or --model edu")
     folder = make_run_folder(options.out)
     plan = resources.plan(spec, qemu, kernel, folder)
     clone = options.start == "clone" and plan.can_be_cloned
@@ -78,9 +84,6 @@ def open_shell(options: RunOptions, scenario: Path | None, command: str | None, 
 def _words(device: DeviceSpec) -> str:
     later = f" once the VFs of {device.of} are enabled" if device.model == "vf" else ""
     return f"{device.name} at {device.at}{later}"
-
-
-_DEFAULT = MachineSpec(devices=(DeviceSpec("edu0", "edu", "02:00.0"),))
 
 
 def _attach(guest: Guest, command: str | None) -> int:

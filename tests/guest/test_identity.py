@@ -16,7 +16,7 @@ from conftest import said
 
 from harness.deadline import Deadline
 from harness.errors import BootError, InfrastructureError
-from harness.guest import freeze
+from harness.guest import control, freeze
 from harness.guest import guest as guest_module
 from harness.guest.control import HostKey
 from harness.guest.freeze import get_template
@@ -68,7 +68,12 @@ PROBE = (
     ),
 )
 PAUSE = "                __import__('time').sleep"
-NO_RESEED = ((IDENTITY, "    reseed(bytes.fromhex(entropy))\n", ""),)
+# A clone that is given a single byte is not reseeded, so both halves are clones of one template.
+SEED = (
+    IDENTITY,
+    "    reseed(bytes.fromhex(entropy))\n",
+    "    if len(entropy) > 2:\n        reseed(bytes.fromhex(entropy))\n",
+)
 
 
 def changed(resources: Resources, *changes: tuple[str, str, str]) -> Resources:
@@ -104,7 +109,9 @@ def drawn(clone: Clone, resources: Resources) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_the_seed_and_nothing_else_makes_two_clones_draw_different_numbers(resources: Resources, clone: Clone):
+def test_the_seed_and_nothing_else_makes_two_clones_draw_different_numbers(
+    resources: Resources, clone: Clone, monkeypatch: pytest.MonkeyPatch
+):
     """getrandom, /dev/urandom's, and the kernel's own (UUIDs); without the seed all would be those of the template.
 
     The second half needs a template in which the kernel's own next key is not due just when a clone draws: a key asked
@@ -112,9 +119,12 @@ def test_the_seed_and_nothing_else_makes_two_clones_draw_different_numbers(resou
     """
     for pause in (0.0, 0.9, 1.7, 2.6, 0.4, 1.3, 2.2, 3.1):
         waiting = (SUPERVISOR, "                settle()\n", f"                settle()\n{PAUSE}({pause})\n")
-        seeded = equal(drawn(clone, changed(resources, waiting, *PROBE)))
+        payload = changed(resources, waiting, *PROBE, SEED)
+        seeded = equal(drawn(clone, payload))
         assert seeded[3:] == [False] * 6, pause
-        unseeded = equal(drawn(clone, changed(resources, waiting, *PROBE, *NO_RESEED)))
+        with monkeypatch.context() as patch:
+            patch.setattr(control, "_ENTROPY_BYTES", 1)
+            unseeded = equal(drawn(clone, payload))
         if seeded[:3] == [True] * 3 and unseeded == [True] * 9:
             return
     pytest.fail(f"no template's numbers were drawn twice: {seeded}, without the seed {unseeded}")

@@ -14,7 +14,7 @@ import pytest
 from conftest import adopt_orphans, adopted, copy_template, processes_with
 
 from harness.deadline import Deadline
-from harness.machine.template import Template
+from harness.machine.template import Template, find_template
 from harness.paths import usdm_dir
 from harness.report import load_run
 
@@ -67,15 +67,31 @@ def flip(file: Path) -> None:
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
-@pytest.mark.timeout(900)
-def test_a_damaged_template_is_found_before_use_and_made_anew(template: Template, cache: Path, tmp_path: Path):
+DAMAGES = [(cut, "ram"), (cut, "state"), (flip, "ram"), (flip, "state")]
+
+
+@pytest.mark.parametrize(("damage", "file"), DAMAGES[:-1], ids=lambda value: getattr(value, "__name__", value))
+def test_a_damaged_template_is_found_before_use(
+    template: Template, cache: Path, damage: Callable[[Path], None], file: str
+):
     folder = copy_template(template, cache)
-    for number, (damage, file) in enumerate(((cut, "ram"), (cut, "state"), (flip, "ram"), (flip, "state"))):
-        damage(folder / file)
-        said = finished("run", SCENARIO, "--out", str(tmp_path / f"out{number}"))
-        assert f"is damaged ({file} was changed); it was removed, and is being made anew" in said
-        assert "making a template" in said
-        assert "1 passed" in said
+    said: list[str] = []
+    assert find_template(template.key, said.append) is not None
+    damage(folder / file)
+    assert find_template(template.key, said.append) is None
+    assert len(said) == 1
+    assert f"is damaged ({file} was changed); it was removed, and is being made anew" in said[0]
+    assert entries(cache) == []
+
+
+@pytest.mark.timeout(900)
+def test_a_damaged_template_is_made_anew(template: Template, cache: Path, tmp_path: Path):
+    damage, file = DAMAGES[-1]
+    damage(copy_template(template, cache) / file)
+    said = finished("run", SCENARIO, "--out", str(tmp_path / "out0"))
+    assert f"is damaged ({file} was changed); it was removed, and is being made anew" in said
+    assert "making a template" in said
+    assert "1 passed" in said
     assert "making" not in finished("run", SCENARIO, "--out", str(tmp_path / "out"))
 
 
