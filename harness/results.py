@@ -62,29 +62,50 @@ class Transfer(Record):
     note: str = ""
 
 
-Range = tuple[int, int, str]
-"""IOVA, bytes, and ``r``, ``w`` or ``rw``."""
+Run = tuple[int, int, str, int, int]
+"""Equal ranges of IOVAs: the first one's first IOVA, bytes of each, ``r``, ``w`` or ``rw``, how many there are, and how
+many bytes from one's start to the next one's; 0 where there is one."""
+
+
+class Belief(Record):
+    """What the guest's program believes that a device can reach.
+
+    Args:
+        runs: ascending.
+        exact: whether that is everything; else it is what must be reachable at least.
+        gone: what must not be reachable any more, where not everything is known. Of what is in ``runs`` too, that
+            counts.
+        translated: the IOMMU translates the device's DMA.
+        unknown: why nothing is known; else empty.
+        failure: why the program could not say; else empty.
+    """
+
+    runs: tuple[Run, ...] = ()
+    exact: bool = True
+    gone: tuple[Run, ...] = ()
+    translated: bool = True
+    unknown: str = ""
+    failure: str = ""
 
 
 class DeviceNews(Record):
-    """What a device whose model runs beside QEMU saw during a step.
+    """What a device whose model runs beside QEMU saw during a step, and what the program believes after it.
+
+    What has not changed is not repeated: there may be 65,535 mappings.
 
     Args:
         connected: QEMU and the model are connected.
         transfers: its DMAs, oldest first.
         more: how many further ones are not kept.
-        ranges: what the IOMMU lets it reach after the step, ascending; None when the model is gone.
-        believed: what the guest's program believes that it can reach, ascending, see :attr:`exact`; None when the
-            program has not opened the device.
-        exact: whether ``believed`` is everything; else it is what must be reachable at least.
+        ranges: what the IOMMU lets it reach after the step, ascending; None when that is as after the step before.
+        believed: what the program believes; None when that is as after the step before.
     """
 
     connected: bool
     transfers: tuple[Transfer, ...] = ()
     more: int = 0
-    ranges: tuple[Range, ...] | None = None
-    believed: tuple[Range, ...] | None = None
-    exact: bool = True
+    ranges: tuple[Run, ...] | None = None
+    believed: Belief | None = None
 
 
 class StepEvidence(Record):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.agent import implementations
+from harness.agent.ledger import NotedCalls, NotedContainer
 from harness.agent.outcome import DeviceNotOpen, NoIova, NotAccessible, UnknownBuffer, UnknownDevice
 
 TYPE_CHECKING = False
@@ -10,7 +11,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from harness.agent.engine import Engine
-    from harness.agent.implementations import Implementation
     from harness.agent.kernel_log import KernelLog
     from usdm.vfio import Container, Device
 
@@ -98,7 +98,7 @@ class Context:
     """
 
     def __init__(self) -> None:
-        self.api: Implementation = implementations.find("usdm")
+        self.api = NotedCalls(implementations.find("usdm"))
         self.addresses: dict[str, str] = {}
         self.pf_of: dict[str, str] = {}
         self.vf_tokens: dict[str, bytes] = {}
@@ -106,7 +106,7 @@ class Context:
         self.buffers: dict[str, Buffer] = {}
         self.kernel_log: KernelLog | None = None
         self.log_start: str | None = None
-        self._containers: dict[str, Container] = {}
+        self._containers: dict[str, NotedContainer] = {}
         self._container_of: dict[str, str] = {}
 
     # ---- devices
@@ -118,7 +118,12 @@ class Context:
         except KeyError:
             raise UnknownDevice(f"the host told no address of '{name}'") from None
 
-    def container(self, name: str = DEFAULT_CONTAINER, iommu_type: str | None = None) -> Container:
+    @property
+    def containers(self) -> list[NotedContainer]:
+        """The containers of the process."""
+        return list(self._containers.values())
+
+    def container(self, name: str = DEFAULT_CONTAINER, iommu_type: str | None = None) -> NotedContainer:
         """Return a container of the process, opened when it is first asked for; raises `usdm.errors.DeviceError`.
 
         Args:
@@ -127,13 +132,12 @@ class Context:
         """
         if name not in self._containers:
             from usdm import vfio_uapi
-            from usdm.vfio import Container
 
             kind = vfio_uapi.TYPE1V2_IOMMU if iommu_type == "type1v2" else vfio_uapi.TYPE1_IOMMU
-            self._containers[name] = Container(kind)
+            self._containers[name] = NotedContainer(kind)
         return self._containers[name]
 
-    def container_of(self, device: str) -> Container:
+    def container_of(self, device: str) -> NotedContainer:
         """Return the container that a device was opened in last."""
         return self.container(self._container_of.get(device, DEFAULT_CONTAINER))
 

@@ -6,6 +6,7 @@ import sys
 
 from harness.agent import implementations, own_output, pci
 from harness.agent.kernel_log import KernelLog
+from harness.agent.ledger import NotedCalls
 from harness.agent.outcome import Outcome, StepError
 
 TYPE_CHECKING = False
@@ -26,7 +27,7 @@ def begin(context: Context, args: dict[str, Any]) -> Outcome:
     device of the template that this guest was cloned from; `ports`, the addresses of root ports to the buses that they
     get; `implementation`, what the steps run on.
     """
-    context.api = implementations.find(args.get("implementation", "usdm"))
+    context.api = NotedCalls(implementations.find(args.get("implementation", "usdm")))
     context.addresses.update(args["devices"])
     context.pf_of.update(args.get("vfs", {}))
     pci.renumber(args.get("ports", {}))

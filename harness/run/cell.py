@@ -191,8 +191,10 @@ def _run_steps(
         else:
             answer = guest.request(f"step {index} ({step.kind})", step.kind, args, deadline)
         add_tables(guest, step.kind, args, answer, deadline)
+        # The devices first: QEMU writes a fault to the trace before a device hears of it.
+        devices = watch.news(deadline)
         seen = _evidence(index, step.kind, args, answer, trace.new_lines())
-        collected.steps.append(seen.model_copy(update={"devices": watch.news(deadline)}))
+        collected.steps.append(seen.model_copy(update={"devices": devices}))
     collected.stages["steps"] = time.monotonic() - began
     values = guest.ask("reading the kernel log", "_end", {}, Deadline.after(SETUP_SECONDS))
     collected.kernel_log = tuple(str(line) for line in values["kernel_log"])

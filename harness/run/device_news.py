@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from harness.agent.ranges import pack
 from harness.deadline import Deadline
 from harness.guest.guest import Guest
-from harness.results import DeviceNews, Range, Transfer
+from harness.results import Belief, DeviceNews, Run, Transfer
+
+_LONG = 2000  # of an error's text
 
 
 class DeviceWatch:
@@ -12,22 +17,44 @@ class DeviceWatch:
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
-        self._ranges: dict[str, tuple[Range, ...]] = {}
+        self._ranges: dict[str, tuple[Run, ...]] = {}
+        self._believed: dict[str, Belief] = {}
 
     def news(self, deadline: Deadline) -> dict[str, DeviceNews]:
-        """What happened since it was last asked, by device; empty for a machine without such devices."""
+        """What happened since it was last asked, by device; empty for a machine without such devices.
+
+        Args:
+            deadline: until when everybody must have answered.
+
+        Raises:
+            GuestPanic, GuestHang, GuestLost, EmulatorCrash: what happened instead in the guest.
+            InfrastructureError: the process of the models ended.
+        """
         server = self._guest.emulator.devices
         if server is None:
             return {}
+        believed = self._ask_program(server.names, deadline)
         found = {}
         for name in server.names:
             said = server.ask("news", name, deadline)
-            if "ranges" in said:
-                self._ranges[name] = tuple((iova, size, access) for iova, size, access in said["ranges"])
+            ranges = tuple(pack(tuple(one) for one in said["ranges"])) if "ranges" in said else self._ranges.get(name)
             found[name] = DeviceNews(
                 connected=said["connected"],
                 transfers=tuple(Transfer.model_validate(one) for one in said["transfers"]),
                 more=said["more"],
-                ranges=self._ranges.get(name, ()) if said["connected"] else None,
+                ranges=None if ranges == self._ranges.get(name) else ranges,
+                believed=None if believed[name] == self._believed.get(name) else believed[name],
             )
+            self._ranges[name] = ranges or ()
+            self._believed[name] = believed[name]
         return found
+
+    def _ask_program(self, names: tuple[str, ...], deadline: Deadline) -> dict[str, Belief]:
+        """What the program believes; what is wrong with its answer is the program's failure, not the harness's."""
+        answer = self._guest.request("asking what is mapped", "_believed", {"devices": list(names)}, deadline)
+        error: dict[str, Any] | None = answer.get("error")
+        if error:
+            failed = Belief(failure=f"{error['type']}: {error['message']}"[-_LONG:])
+            return dict.fromkeys(names, failed)
+        devices = answer["values"]["devices"]
+        return {name: Belief.model_validate(devices[name]) for name in names}

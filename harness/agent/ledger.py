@@ -1,0 +1,204 @@
+"""Who has asked for which mappings, noted while it is asked: nobody can be asked for it later.
+
+VFIO tells no list of a container's mappings, and Intel's C library none of its own.
+"""
+
+from __future__ import annotations
+
+from usdm import vfio_uapi
+from usdm.container import kernel_ioctl
+from usdm.limits import IOVA_SLAB_SIZE
+from usdm.vfio import Container
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from harness.agent.implementations import Implementation
+    from harness.agent.ranges import Range
+    from usdm.vfio import Device
+
+
+class NotedContainer(Container):
+    """A container that knows what is mapped in it beside USDM.
+
+    Attributes:
+        beside: First IOVA of each such mapping to its size in bytes and its access, `r`, `w` or `rw`.
+        cut: Ranges in which mappings of USDM have been unmapped beside USDM since it was last asked, `(first, end)`.
+        lost: First IOVA and bytes of USDM's mappings that were unmapped so, and that USDM still believes in.
+    """
+
+    def __init__(self, iommu_type: int = vfio_uapi.TYPE1_IOMMU) -> None:
+        super().__init__(iommu_type)
+        self.beside: dict[int, tuple[int, str]] = {}
+        self.cut: list[tuple[int, int]] = []
+        self.lost: set[tuple[int, int]] = set()
+
+    def map_dma(self, vaddr: int, iova: int, size: int, *, read: bool = True, write: bool = True) -> None:
+        """See `Container`."""
+        super().map_dma(vaddr, iova, size, read=read, write=write)
+        self.beside[iova] = size, "r" * read + "w" * write
+
+    def unmap_dma(self, iova: int, size: int) -> int:
+        """See `Container`. The kernel takes whole mappings only: those that begin in the range."""
+        removed = super().unmap_dma(iova, size)
+        if removed:
+            begun = [first for first in self.beside if iova <= first < iova + size]
+            if removed > sum(self.beside.pop(first)[0] for first in begun):
+                self.cut.append((iova, iova + size))
+        return removed
+
+    def leave(self, device: Device) -> None:
+        """See `Container`. With its last group all its mappings go."""
+        super().leave(device)
+        if not self.groups:
+            self.beside.clear()
+
+    def close(self) -> None:
+        """See `Container`."""
+        super().close()
+        self.beside.clear()
+
+    def holds(self, number: int | None) -> bool:
+        """Tell whether a group is in the container by the kernel's word; one whose devices went away is not."""
+        held = [group.number for group in self.groups.values() if _in_container(group.fd)]
+        if not held:
+            self.beside.clear()
+        return number in held
+
+
+def _in_container(fd: int) -> bool:
+    """Tell whether a group is in any container."""
+    status = vfio_uapi.group_status_request()
+    try:
+        kernel_ioctl(fd, vfio_uapi.GROUP_GET_STATUS, status)
+    except OSError:
+        return False  # ENODEV: it has no device any more
+    return bool(vfio_uapi.group_flags(status) & vfio_uapi.GROUP_FLAGS_CONTAINER_SET)
+
+
+class NotedCalls:
+    """An implementation whose registrations are noted, and of Intel's C library what it has promised, too.
+
+    Attributes:
+        name: See `Implementation`.
+        fd: Descriptor of the container that is registered; None without one.
+    """
+
+    def __init__(self, api: Implementation) -> None:
+        self.name = api.name
+        self.fd: int | None = None
+        self._api = api
+        self._count = 0
+        self._promised = None if api.name == "usdm" else Promises()
+
+    def is_absent(self, error: Exception) -> bool:
+        """See `Implementation`."""
+        return self._api.is_absent(error)
+
+    def call(self, function: str, *arguments: Any) -> tuple[Any, Exception | None]:
+        """See `Implementation`."""
+        promised = self._promised
+        if promised is None and function not in _REGISTRATION:
+            return self._api.call(function, *arguments)
+        # A function that frees takes the pointer's value away.
+        given = [getattr(argument, "value", argument) for argument in arguments]
+        value, error = self._api.call(function, *arguments)
+        if error is None:
+            was = self.fd
+            self._registered(function, value, given)
+            if promised is not None:
+                promised.note(function, value, given)
+                if was is None and self.fd is not None:
+                    promised.begin()
+                elif was is not None and self.fd is None:
+                    promised.end(whole=function == "qaeMemDestroy")
+        return value, error
+
+    def _registered(self, function: str, value: Any, given: list[Any]) -> None:
+        if function == "qaeRegisterDevice" and value == 0:
+            self.fd = given[0]
+            self._count += 1
+        elif function == "qaeUnregisterDevice" and value == 0 and self._count:
+            self._count -= 1
+        elif function == "qaeMemDestroy":
+            self._count = 0
+        if not self._count:
+            self.fd = None
+
+    def promises(self, fd: int) -> tuple[list[Range], list[Range]]:
+        """Return what the C library lets devices of a container reach by its own word, and what it must not."""
+        if self._promised is None:
+            return [], []
+        return (self._promised.live() if self.fd == fd else []), self._promised.gone()
+
+
+_REGISTRATION = ("qaeRegisterDevice", "qaeUnregisterDevice", "qaeMemDestroy")
+_FREES = ("qaeMemFreeNUMA", "qaeMemFreeNonZeroNUMA")
+
+
+class Promises:
+    """What Intel's C library has promised by its return values."""
+
+    def __init__(self) -> None:
+        self._ended: list[Range] = []
+        self._ended_blocks: list[Range] = []
+        self._blocks: dict[int, tuple[int, int]] = {}  # virtual address: bytes, IOVA or 0 where it was not told
+        self._maps: dict[int, tuple[int, int]] = {}  # IOVA: virtual address, bytes
+
+    def live(self) -> list[Range]:
+        """Return what must be reachable while a container is registered: at least this."""
+        return self._live_blocks() + self._live_maps()
+
+    def gone(self) -> list[Range]:
+        """Return ranges whose mapping it has ended."""
+        return self._ended + self._ended_blocks
+
+    def _live_blocks(self) -> list[Range]:
+        return [(iova, size, "rw") for size, iova in self._blocks.values() if iova]
+
+    def _live_maps(self) -> list[Range]:
+        return [(iova, size, "rw") for iova, (_, size) in self._maps.items()]
+
+    def note(self, function: str, value: Any, given: list[Any]) -> None:
+        """Take in a call that has succeeded."""
+        if function == "qaeMemAllocNUMA" and value:
+            self._blocks[value] = given[0], 0
+        elif function == "qaeVirtToPhysNUMA" and value and given[0] in self._blocks:
+            size, _ = self._blocks[given[0]]
+            self._blocks[given[0]] = size, value
+            self._reused(value, size)
+        elif function in _FREES:
+            # Its memory stays mapped for the next allocation, or does not.
+            self._blocks.pop(given[0], None)
+        elif function == "qaeMemMapContiguousIova" and value:
+            self._maps[value] = given[0], given[1]
+            self._reused(value, given[1])
+        elif function == "qaeMemUnmapContiguousIova" and value == 0:
+            self._unmapped(given[0], given[1])
+
+    def _unmapped(self, virt: int, size: int) -> None:
+        for iova, (start, length) in list(self._maps.items()):
+            if (start, length) == (virt, size):
+                self._ended.append((iova, length, "rw"))
+            if start < virt + size and virt < start + length:
+                # Of a mapping that it ended in part nobody knows what is left.
+                del self._maps[iova]
+
+    def begin(self) -> None:
+        """Take in that a container is registered: memory that was allocated is mapped again."""
+        self._ended_blocks.clear()
+
+    def end(self, *, whole: bool) -> None:
+        """Take in that nothing is registered any more; `whole`: allocations have ended as well."""
+        self._ended += self._live_maps()
+        self._ended_blocks += self._live_blocks()
+        self._maps.clear()
+        if whole:
+            self._blocks.clear()
+
+    def _reused(self, iova: int, size: int) -> None:
+        """Forget what was at IOVAs that are in use again, by units of 2 MiB as the library hands them out."""
+        first = iova // IOVA_SLAB_SIZE * IOVA_SLAB_SIZE
+        end = -(-(iova + size) // IOVA_SLAB_SIZE) * IOVA_SLAB_SIZE
+        self._ended = [one for one in self._ended if one[0] + one[1] <= first or one[0] >= end]

@@ -1,0 +1,192 @@
+"""A device's own log of its DMAs against the faults in QEMU's trace: a third witness of every fault.
+
+A transfer goes in pieces of at most a page wherever it may be refused. Each refused piece must have a fault of the same
+requester in the trace, of the same access and in the piece's page, and each of its faults such a piece. A function that
+must not access memory is refused before the IOMMU is asked, so without a fault; and where the IOMMU does not translate,
+an address without memory is refused without one, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from harness.fault import describe, evidence_faults
+from harness.fault.pci import without_domain_0
+from harness.fault.reasons import is_interrupt_reason
+from harness.fault.trace import PAGE_SHIFT, page_of
+from harness.judge.words import listed
+from harness.results import Check, Evidence, FaultRecord, StepEvidence, Transfer
+
+_DMA = ("dma_read", "dma_write")
+_REFUSED = {"read_refused": "read", "write_refused": "write"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A refused piece of a transfer."""
+
+    transfer: Transfer
+    first: int
+    size: int
+
+    def has(self, fault: FaultRecord) -> bool:
+        """Whether a fault can be of this piece."""
+        page = page_of(fault.address)
+        if page is None or fault.access not in (None, self.transfer.access):
+            return False
+        return self.first >> PAGE_SHIFT <= page <= (self.first + self.size - 1) >> PAGE_SHIFT
+
+    def __str__(self) -> str:
+        note = f" ({self.transfer.note})" if self.transfer.note else ""
+        return f"a refused {self.transfer.access} of {self.size} bytes at {self.first:#x}{note}"
+
+
+def check_device_faults(evidence: Evidence) -> tuple[list[Check], tuple[str, ...]]:
+    """Check what devices say of their DMAs, one check for each device whose model has a log; and notes for people.
+
+    Args:
+        evidence: what ran.
+    """
+    faults = evidence_faults(evidence)
+    checks: list[Check] = []
+    notes: list[str] = []
+    for name in dict.fromkeys(name for seen in evidence.steps for name in seen.devices):
+        address = without_domain_0(evidence.devices.get(name, "")).lower()
+        device = _Device(name, address, [fault for fault in faults if fault.requester == address])
+        for seen in evidence.steps:
+            device.step(seen)
+        device.end()
+        device.disagreements += _status_problems(name, evidence)
+        checks.append(device.check())
+        notes += device.notes()
+    return checks, tuple(notes)
+
+
+class _Device:
+    """One device over the steps.
+
+    Attributes:
+        disagreements: in words.
+    """
+
+    def __init__(self, name: str, address: str, faults: list[FaultRecord]) -> None:
+        self.name = name
+        self.address = address
+        self.disagreements: list[str] = []
+        self._faults = faults
+        self._waiting: list[FaultRecord] = []  # whose transfer was not over when the device was asked
+        self._translated = True
+        self._transfers = self._refused = self._more = self._interrupts = self._master_off = self._bare = 0
+
+    def step(self, seen: StepEvidence) -> None:
+        """Compare what both say of a step."""
+        mine = [fault for fault in self._faults if fault.step == seen.index]
+        interrupts = [fault for fault in mine if _is_interrupt(fault)]
+        self._interrupts += len(interrupts)
+        mine = [fault for fault in mine if fault not in interrupts]
+        news = seen.devices.get(self.name)
+        if news is None:
+            return
+        was_translated, belief = self._translated, news.believed
+        self._translated = belief.translated if belief is not None else was_translated
+        self._transfers += len(news.transfers) + news.more
+        self._more += news.more
+        pieces = [_Piece(one, *piece) for one in news.transfers for piece in one.refused]
+        self._refused += len(pieces)
+        where = f"step {seen.index} ({seen.kind})"
+        for piece in pieces:
+            if not piece.transfer.bus_master:
+                self._master_off += 1
+            elif not any(piece.has(fault) for fault in (*self._waiting, *mine)):
+                if was_translated and self._translated:
+                    self.disagreements.append(f"{where}: the device tells of {piece}, the trace of no such fault")
+                else:
+                    self._bare += 1
+        may = [piece for piece in pieces if piece.transfer.bus_master]
+        for fault in self._waiting:
+            if not any(piece.has(fault) for piece in may):
+                self._alone(fault)
+        self._waiting = [fault for fault in mine if not any(piece.has(fault) for piece in may)]
+        if news.more:
+            self._waiting.clear()
+
+    def end(self) -> None:
+        """No further step comes."""
+        for fault in self._waiting:
+            self._alone(fault)
+        self._waiting.clear()
+
+    def _alone(self, fault: FaultRecord) -> None:
+        self.disagreements.append(f"step {fault.step}: the trace tells of {describe(fault)}, the device of no such DMA")
+
+    def check(self) -> Check:
+        """The word on the device."""
+        expected = "the device's log and QEMU's trace tell of the same refused DMAs, the driver's responses too"
+        counts = f"{self._transfers} transfers, {self._refused} pieces of them refused, {len(self._faults)} faults"
+        observed = listed(self.disagreements) or counts
+        message = f"the device and the trace agree: {counts}"
+        if self.disagreements:
+            message = f"expected that {expected}, observed {observed}"
+        return Check(
+            name=f"device {self.name}: faults",
+            passed=not self.disagreements,
+            message=message,
+            expected=expected,
+            observed=observed,
+        )
+
+    def notes(self) -> Iterator[str]:
+        """What was not compared, and why."""
+        if self._more:
+            yield f"{self.name}: its log lacks {self._more} of its transfers, so those are not compared with the trace"
+        if self._master_off:
+            yield f"{self.name}: {self._master_off} pieces were refused without a fault, because it was no bus master"
+        if self._bare:
+            yield f"{self.name}: {self._bare} pieces were refused without a fault, because the IOMMU did not translate"
+        if self._interrupts:
+            yield f"{self.name}: {self._interrupts} faults of interrupts, of which its log of DMAs does not tell"
+
+
+def _is_interrupt(fault: FaultRecord) -> bool:
+    return fault.access == "interrupt" or (fault.reason is not None and is_interrupt_reason(fault.reason))
+
+
+def _status_problems(name: str, evidence: Evidence) -> Iterator[str]:
+    """Where the driver's word on a DMA is not what the device did."""
+    for seen in evidence.steps:
+        for one in (seen, *seen.children):
+            if one.kind in _DMA and one.args.get("device") == name and one.error is None:
+                problem = _status_problem(one, seen, name)
+                if problem:
+                    yield f"step {seen.index} ({one.kind}): {problem}"
+
+
+def _status_problem(one: StepEvidence, seen: StepEvidence, name: str) -> str:
+    status, iova, size = one.values.get("status"), one.values.get("iova"), one.args.get("size")
+    news = seen.devices.get(name)
+    if news is None or not news.connected or not isinstance(iova, int) or not isinstance(size, int):
+        return ""
+    made = list(_made(seen, name))
+    if status in _REFUSED:
+        if any(transfer.refused and transfer.access == _REFUSED[status] for transfer in made):
+            return ""
+        return f"the driver says {status}, the device made no {_REFUSED[status]} that was refused"
+    if status != "done" or any(transfer.note for transfer in made):
+        return ""
+    access = one.kind.removeprefix("dma_")
+    there = [t for t in made if t.access == access and t.iova < iova + size and iova < t.iova + t.size]
+    if any(transfer.refused for transfer in there):
+        return f"the driver says done, the device tells of a refused {access} at {iova:#x}"
+    if size and not there and not news.more:
+        return f"the driver says done, the device made no {access} at {iova:#x}"
+    return ""
+
+
+def _made(seen: StepEvidence, name: str) -> Iterator[Transfer]:
+    """The transfers of a device in a step, also those that it made as another function."""
+    devices: Mapping[str, object] = seen.devices
+    for other in devices:
+        for transfer in seen.devices[other].transfers:
+            if other == name or transfer.note == "wrong_requester":
+                yield transfer
