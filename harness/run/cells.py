@@ -214,6 +214,7 @@ def machine_spec(scenario: Scenario) -> MachineSpec:
     )
     buses = {device.bdf[0] for device in devices} - {0}
     highest = max((bus for bus in buses if bus <= MAX_PORTS), default=0)
+    removed = {step.args_json()["device"] for step in scenario.steps if step.kind == "surprise_removal"}
     return MachineSpec(
         iommu=machine.iommu,
         aw_bits=machine.aw_bits,
@@ -225,4 +226,5 @@ def machine_spec(scenario: Scenario) -> MachineSpec:
         # Machines whose devices differ only in their place share a template.
         buses=4 if highest <= 4 and len(buses) <= 4 else MAX_PORTS,
         any_function=any(device.bdf[0] and device.bdf[1:] != (0, 0) for device in devices if device.model != "vf"),
+        hot_plug=tuple(sorted({device.bdf[0] for device in devices if device.name in removed})),
     )
