@@ -11,6 +11,21 @@ if TYPE_CHECKING:
 _PCI_COMMAND, _PCI_BUS_MASTER = 4, 4
 
 
+class Completion:
+    """What a device itself says of a DMA.
+
+    Attributes:
+        status: `done`, `read_refused`, `write_refused` or `invalid`.
+        refused: The first address that was refused, or None.
+        reason: Why the request was invalid, else empty.
+    """
+
+    __slots__ = ("reason", "refused", "status")
+
+    def __init__(self, status: str, refused: int | None = None, reason: str = "") -> None:
+        self.status, self.refused, self.reason = status, refused, reason
+
+
 class Engine:
     """An open device that copies between memory and bytes of its own.
 
@@ -32,7 +47,11 @@ class Engine:
         """Let the device access memory, or not."""
         self.device.set_bus_master(enabled)
 
-    def dma(self, iova: int, size: int, device_offset: int, *, write: bool, seconds: float = 10.0) -> None:
+    def reset(self) -> None:
+        """Reset the function; raises `usdm.errors.DeviceError` (ENOTTY: it has no reset)."""
+        self.device.reset()
+
+    def dma(self, iova: int, size: int, device_offset: int, *, write: bool, seconds: float = 10.0) -> Completion | None:
         """Have the device copy, and wait until it says that it is done; it says so of a refused DMA too.
 
         Args:
@@ -41,6 +60,9 @@ class Engine:
             device_offset: Where in the device's own bytes.
             write: The device writes memory; else it reads memory.
             seconds: How long to wait.
+
+        Returns:
+            How it went, of a device that tells; else None.
 
         Raises:
             DmaLength, DmaAddress: The device cannot do it. Nothing was written to the device.

@@ -14,9 +14,9 @@ import struct
 import time
 
 from harness.agent.engine import Engine
-from harness.agent.nvme_memory import PAGE, QueueMemory
 from harness.agent.nvme_queue import ENTRIES, QueuePair
 from harness.agent.outcome import DmaAddress, DmaLength, DmaTimeout, StepError
+from harness.agent.queue_memory import PAGE, QueueMemory
 from usdm import vfio_uapi as uapi
 
 TYPE_CHECKING = False
@@ -79,7 +79,7 @@ class Nvme(Engine):
 
         Raises:
             NotNvme: It does not answer as a controller.
-            NoQueueMemory: See `harness.agent.nvme_memory`.
+            NoQueueMemory: See `harness.agent.queue_memory`.
             usdm.errors.UsdmError: VFIO refused something.
         """
         super().__init__(device)
@@ -171,6 +171,11 @@ class Nvme(Engine):
 
     def _is_running(self) -> bool:
         return self._running and self._list[_OWNER] == os.getpid()
+
+    def reset(self) -> None:
+        """Reset the function; the controller is started again at the next use. Raises `usdm.errors.DeviceError`."""
+        self._running = False
+        self.device.reset()
 
     def restart(self) -> None:
         """Reset the controller and start it again; raises as `start`."""

@@ -55,6 +55,10 @@ class DmaTimeout(StepError):
     """The device did not say that the DMA is done."""
 
 
+class InterruptLost(StepError):
+    """The device did what it was asked for, and the interrupt that should announce it never came."""
+
+
 class DeviceBusy(StepError):
     """A DMA is still running; the device would ignore another one."""
 

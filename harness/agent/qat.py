@@ -2,54 +2,60 @@
 
 The device takes requests from a ring in memory and puts responses into another one. Each response says whether the
 IOMMU refused a DMA, and which address. Requests are handed over by a write to a register; a response is seen in memory,
-or announced by MSI-X.
+or announced by MSI-X. The rings are set up at the first use, and anew after a reset or in another process.
 """
 
 from __future__ import annotations
 
 import os
-import struct
+import select
 import time
+from collections import deque
 
 from harness.agent import qat_layout as q
-from harness.agent.engine import Engine
-from harness.agent.nvme_memory import PAGE, QueueMemory
-from harness.agent.outcome import DmaTimeout, StepError
+from harness.agent.engine import Completion, Engine
+from harness.agent.outcome import DeviceBusy, DmaAddress, DmaLength, DmaTimeout, InterruptLost, StepError
+from harness.agent.qat_lists import Lists
+from harness.agent.qat_ring import MOST_IN_FLIGHT, Response, Rings
+from harness.agent.queue_memory import PAGE, QueueMemory
 from usdm import vfio_uapi as uapi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import mmap
+    from collections.abc import Sequence
 
     from usdm.vfio import Container, Device
 
-ENTRIES = 64
-_REQUEST_PAGE, _RESPONSE_PAGE, _LIST_PAGE, _PAGES = 0, 1, 2, 4
-_POLL_SECONDS = 0.0002
+_REQUEST_PAGE, _RESPONSE_PAGE, _LIST_PAGES, _PAGES = 0, 1, range(2, 14), 14
+# The last word of the responses' page tells whose the rings are: a forked child and its parent know their own.
+_OWNER = PAGE // 8 - 1
+_GONE = 0xFFFF_FFFF
+_ADDRESSES = 1 << 64
+# Between two looks at memory the processor is free for whoever makes the device's DMA; with longer pauses, or more looks
+# between them, fewer requests a second come back.
+_PAUSE_SECONDS = 0.00001
+_CHECK_SECONDS = 0.05
+# So long after its response an interrupt still counts.
+_GRACE_SECONDS = 0.5
 
 
 class NotQat(StepError):
     """The device does not answer as the QAT-like device."""
 
 
-class Response:
-    """How a request ended.
-
-    Attributes:
-        code: A number of `qat_layout`: DONE, READ_REFUSED, WRITE_REFUSED, INVALID.
-        result: What the operation gave.
-        address: The first IOVA that was refused.
-        opaque: As in the request.
-    """
-
-    __slots__ = ("address", "code", "opaque", "result")
-
-    def __init__(self, code: int, result: int, address: int, opaque: int) -> None:
-        self.code, self.result, self.address, self.opaque = code, result, address, opaque
+class NothingHanded(StepError):
+    """Fewer requests were handed over than responses are asked for."""
 
 
 class Qat(Engine):
-    """An open device: memory space on, bus master off, rings set up."""
+    """An open device: memory space on, bus master off.
+
+    Attributes:
+        longest: Bytes that one request can be about.
+        size: Bytes of the device's own.
+        unasked: Responses so far that no request of this driver waited for.
+    """
 
     def __init__(self, device: Device, container: Container) -> None:
         """Take the device over; it is closed when that fails.
@@ -57,78 +63,374 @@ class Qat(Engine):
         Args:
             device: The VFIO device.
             container: Where its group is; the rings are mapped there.
+
+        Raises:
+            NotQat: It does not answer as the QAT-like device.
+            NoQueueMemory: See `harness.agent.queue_memory`.
+            usdm.errors.UsdmError: VFIO refused something.
         """
         super().__init__(device)
+        self.longest = self.size = self.unasked = 0
         self._event = -1
         self._bar: mmap.mmap | None = None
-        self._words: memoryview | None = None
+        self._registers: memoryview | None = None
         self._memory: QueueMemory | None = None
-        self._opaque = 0
+        self._rings: Rings | None = None
+        self._running = False
+        self._number = 0
+        self._forget()
         try:
             device.set_bus_master(False)
             self._bar = device.map_region(uapi.PCI_BAR0_REGION)
-            self._words = memoryview(self._bar).cast("I")
-            if self._words[q.ID // 4] != q.ID_VALUE:
-                raise NotQat(f"{device.bdf} identifies itself as {self._words[0]:#x}")
-            self._memory = QueueMemory(container, device.bdf, _PAGES)
-            self._requests = self._memory.page(_REQUEST_PAGE)
-            self._responses = self._memory.page(_RESPONSE_PAGE)
+            self._registers = memoryview(self._bar).cast("I")
+            found = self._registers[q.ID // 4]
+            if found != q.ID_VALUE:
+                said = "does not answer" if found == _GONE else f"identifies itself as {found:#x}"
+                raise NotQat(f"{device.bdf} {said}")
+            self.longest, self.size = self._registers[q.LONGEST // 4], self._registers[q.LOCAL_SIZE // 4]
+            memory = self._memory = QueueMemory(container, device.bdf, _PAGES)
+            self._owner = memory.page(_RESPONSE_PAGE, "Q")
+            self._rings = Rings(memory.page(_REQUEST_PAGE), memory.page(_RESPONSE_PAGE))
+            self._lists = Lists([memory.page(n) for n in _LIST_PAGES], [memory.addresses[n] for n in _LIST_PAGES])
             self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            device.set_irqs(uapi.PCI_MSIX_IRQ, [self._event, self._event])
-            self._start()
+            device.set_irqs(uapi.PCI_MSIX_IRQ, [self._event] * q.VECTORS)
         except BaseException:
             self.close()
             raise
 
-    def _start(self) -> None:
-        words, memory = self._words, self._memory
-        self._responses[:] = struct.pack("<I", q.EMPTY) * (PAGE // 4)
-        self._tail = self._head = 0
-        for ring, page, entry in ((q.RING_REQUEST, 0, 64), (q.RING_RESPONSE, 1, 32)):
-            base = memory.addresses[page]
-            words[q.RING_LBASE // 4 + ring] = base & 0xFFFF_FFFF
-            words[q.RING_UBASE // 4 + ring] = base >> 32
-            words[q.RING_HEAD // 4 + ring] = 0
-            words[q.RING_TAIL // 4 + ring] = 0
-            words[q.RING_CONFIG // 4 + ring] = q.RING_ENABLE | 6
+    # ---- the device
 
-    def submit(self, opcode, flags=0, source=0, destination=0, ss=0, ds=0, operand=0, ring=True):
-        self._opaque += 1
-        q.REQUEST.pack_into(self._requests, self._tail, opcode, flags, 0, 0, source, destination, ss, ds, operand, self._opaque)
-        self._tail = (self._tail + 64) % (64 * ENTRIES)
-        if ring:
-            self._words[q.RING_TAIL // 4] = self._tail
-        return self._opaque
+    def _words(self) -> memoryview:
+        if self._registers is None:
+            raise ValueError("the device has been closed")
+        return self._registers
 
-    def collect(self, seconds=10.0):
+    def _forget(self) -> None:
+        """No request is on its way any more."""
+        self._waiting: deque[int] = deque()  # numbers of the requests in the ring
+        self._unclaimed: set[int] = set()  # those of them that `collect` is to take
+        self._collectable: deque[Response] = deque()
+        self._announced = 0  # responses that an interrupt has announced
+        self._interrupts = False
+
+    def start(self, seconds: float = 10.0) -> None:
+        """Set the rings up, empty; nothing where they are already for this process.
+
+        Raises:
+            DmaTimeout: The device is still busy with older ones, or does nothing before a reset.
+        """
+        if self._is_running() or self._rings is None or self._memory is None:
+            self._words()
+            return
+        self._stop()
         end = time.monotonic() + seconds
-        at = self._head
-        view = self._responses
-        while True:
-            first = int.from_bytes(view[at:at+4], "little"); last = int.from_bytes(view[at+28:at+32], "little")
-            if first != q.EMPTY and last != q.EMPTY:
-                break
-            if time.monotonic() > end:
-                raise DmaTimeout(f"no response, status {self._words[2]:#x} err {self._words[5]}")
-            time.sleep(0)
-        code, _, result, address, opaque = q.RESPONSE.unpack_from(view, at)
-        view[at:at+32] = b"\x7f" * 32
-        self._head = (self._head + 32) % (32 * ENTRIES)
-        return Response(code, result, address, opaque)
+        while (status := self._words()[q.STATUS // 4]) & q.BUSY or status & q.FATAL:
+            if status == _GONE or status & q.FATAL or time.monotonic() >= end:
+                raise DmaTimeout(f"the rings cannot be set up: {self.state()}")
+            time.sleep(_PAUSE_SECONDS)
+        self._forget()
+        self._lists.give_all_back()
+        addresses = self._memory.addresses
+        self._words()[q.RING_INT_ENABLE // 4] = 0
+        self._rings.begin(self._words(), addresses[_REQUEST_PAGE], addresses[_RESPONSE_PAGE])
+        self._owner[_OWNER] = os.getpid()
+        self._running = True
 
-    def dma(self, iova: int, size: int, device_offset: int, *, write: bool, seconds: float = 10.0) -> None:
+    def _is_running(self) -> bool:
+        return self._running and self._owner[_OWNER] == os.getpid()
+
+    def _stop(self) -> None:
+        """Disable both rings: no request begins any more, and no response is written."""
+        self._running = False
+        for ring in (q.RING_REQUEST, q.RING_RESPONSE):
+            self._words()[q.RING_CONFIG // 4 + ring] = 0
+
+    def reset(self) -> None:
+        """Reset the function; the rings are set up anew at the next use. Raises `usdm.errors.DeviceError`."""
+        self._running = False
+        self._forget()
+        self.device.reset()
+
+    def counters(self) -> dict[str, int]:
+        """Return what the device has counted since it was plugged in.
+
+        Raises:
+            NotQat: It does not answer.
+        """
+        words = self._words()
+        if words[q.ID // 4] != q.ID_VALUE:
+            raise NotQat(f"{self.device.bdf} does not answer")
+        names = ("requests", "responses", "bytes_read", "bytes_written", "dma_errors", "interrupts", "resets")
+        first = q.REQUESTS // 4
+        return {name: words[first + 2 * n] | words[first + 2 * n + 1] << 32 for n, name in enumerate(names)}
+
+    def state(self) -> str:
+        """Return what STATUS and ERROR say, in words."""
+        words = self._words()
+        status = words[q.STATUS // 4]
+        if status == _GONE:
+            return f"{self.device.bdf} does not answer, its registers read as all ones"
+        bits = ((q.READY, "ready"), (q.BUSY, "busy"), (q.FATAL, "fatal"))
+        said = f"{self.device.bdf} has STATUS {status:#x} ({', '.join(name for bit, name in bits if status & bit)})"
+        cause = words[q.ERROR // 4]
+        if cause:
+            where = words[q.ERROR_ADDRESS // 4] | words[q.ERROR_ADDRESS // 4 + 1] << 32
+            said += f", ERROR {cause} ({q.CAUSES[cause] if cause < len(q.CAUSES) else 'unknown'}) at {where:#x}"
+        if status & q.FATAL:
+            said += ", and does nothing before a reset"
+            said += "" if self.bus_master else "; bus mastering is off"
+        return said
+
+    # ---- requests
+
+    def submit(
+        self,
+        opcode: int,
+        source: Sequence[tuple[int, int]] = (),
+        destination: Sequence[tuple[int, int]] = (),
+        operand: int = 0,
+        *,
+        interrupt: bool = False,
+        ring: bool = True,
+        seconds: float = 10.0,
+    ) -> int:
+        """Hand a request over.
+
+        Args:
+            opcode: One of `qat_layout`.
+            source: Address and bytes of each buffer that is read; several are given as a scatter list.
+            destination: The same of what is written, or compared with.
+            operand: FILL's byte, LOAD's and STORE's offset.
+            interrupt: The response shall be announced by MSI-X.
+            ring: Tell the device now; else a later request tells of this one too.
+            seconds: How long to wait for rings, where they must be set up.
+
+        Returns:
+            The request's number, for `finish`.
+
+        Raises:
+            DmaLength: The device cannot do so many bytes, or buffers, at once.
+            DmaAddress: A buffer exceeds the last address.
+            DeviceBusy: Too many requests are on their way.
+            DmaTimeout: The rings cannot be set up.
+        """
+        for pieces in (source, destination):
+            self._check(pieces)
+        self.start(seconds)
+        rings = self._rings
+        if rings is None:
+            raise ValueError("the device has been closed")
+        if len(self._waiting) >= MOST_IN_FLIGHT:
+            raise DeviceBusy(f"{len(self._waiting)} requests are on their way; collect responses first")
+        if interrupt != self._interrupts and (interrupt or not self._waiting):
+            self._words()[q.RING_INT_ENABLE // 4] = (1 << q.VECTORS) - 1 if interrupt else 0
+            self._interrupts = interrupt
+        if interrupt and not self._waiting:
+            self._drain()
+        # Neither half of the number is ever the signature of an empty entry: it has no more than 31 bits.
+        number = self._number = (self._number + 1) % q.EMPTY
+        flags = 0
+        places = [0, 0, 0, 0]
+        try:
+            for side, (pieces, flag) in enumerate(((source, q.SOURCE_LIST), (destination, q.DESTINATION_LIST))):
+                if len(pieces) == 1:
+                    places[side], places[2 + side] = pieces[0]
+                elif pieces:
+                    flags |= flag
+                    places[side] = self._lists.lend(number, pieces)
+        except DeviceBusy:
+            self._lists.give_back(number)
+            raise
+        rings.put(q.REQUEST.pack(opcode, flags, 0, 0, *places, operand, number))
+        self._waiting.append(number)
+        if ring:
+            rings.ring()
+        return number
+
+    def _check(self, pieces: Sequence[tuple[int, int]]) -> None:
+        """Refuse what the device would refuse."""
+        total = sum(size for _, size in pieces)
+        if total > self.longest or not all(size > 0 for _, size in pieces):
+            raise DmaLength(f"{total} bytes in {len(pieces)} buffers: 1 to {self.longest} at once, and no empty buffer")
+        if len(pieces) > q.MOST_BUFFERS:
+            raise DmaLength(f"{len(pieces)} buffers: a scatter list has at most {q.MOST_BUFFERS}")
+        for address, size in pieces:
+            if not 0 <= address <= _ADDRESSES - size:
+                raise DmaAddress(f"{size} bytes at {address:#x} exceed the last address")
+
+    # ---- responses
+
+    def finish(self, number: int, *, interrupt: bool = False, seconds: float = 10.0) -> Response:
+        """Wait for a request's response; those that come before it are kept for `collect`.
+
+        Args:
+            number: The request.
+            interrupt: It was asked to be announced by MSI-X, and is waited for by that.
+            seconds: How long to wait.
+
+        Raises:
+            DmaTimeout: No response in time, or there will be none. The rings are given up then.
+            InterruptLost: The response has come, and no interrupt.
+        """
+        while True:
+            response = self._next(interrupt, seconds)
+            if response.opaque == number:
+                return response
+            self._collectable.append(response)
+
+    def leave(self, number: int) -> None:
+        """Let `collect` take a request's response."""
+        self._unclaimed.add(number)
+
+    def collect(self, count: int, *, interrupt: bool = False, seconds: float = 10.0) -> list[Response]:
+        """Wait for responses of requests that were left, the oldest first; raises as `finish`, and `NothingHanded`."""
+        if len(self._unclaimed) < count:
+            raise NothingHanded(f"{len(self._unclaimed)} requests were handed over, and {count} responses asked for")
+        found: list[Response] = []
+        while len(found) < count:
+            response = self._collectable.popleft() if self._collectable else self._next(interrupt, seconds)
+            self._unclaimed.discard(response.opaque)
+            found.append(response)
+        return found
+
+    def _next(self, interrupt: bool, seconds: float) -> Response:
+        """Wait for the oldest request's response; what nobody asked for is counted."""
+        rings = self._rings
+        if rings is None or not self._is_running():
+            raise DmaTimeout("the request was lost: the rings were set up anew, by a reset or another process")
+        end = time.monotonic() + seconds
+        while True:
+            if interrupt:
+                self._wait_interrupt(rings, end)
+            else:
+                self._wait_memory(rings, end)
+            response = rings.take()
+            self._announced = max(0, self._announced - 1)
+            if self._waiting and response.opaque == self._waiting[0]:
+                self._lists.give_back(self._waiting.popleft())
+                return response
+            self.unasked += 1
+
+    def _wait_memory(self, rings: Rings, end: float) -> None:
+        """Wait until a response is in memory; raises `DmaTimeout`."""
+        check = time.monotonic() + _CHECK_SECONDS
+        while not rings.has_come():
+            time.sleep(_PAUSE_SECONDS)
+            now = time.monotonic()
+            if now >= check:
+                self._expect_more(rings, late=now >= end)
+                check = now + _CHECK_SECONDS
+
+    def _wait_interrupt(self, rings: Rings, end: float) -> None:
+        """Wait until an interrupt has announced a response; raises `DmaTimeout` and `InterruptLost`."""
+        poll = select.poll()
+        poll.register(self._event, select.POLLIN)
+        while not self._announced:
+            if poll.poll(1000 * _GRACE_SECONDS):
+                self._drain()
+                self._announced = self._come(rings)
+                if not self._announced:
+                    self._expect_more(rings, late=time.monotonic() >= end)
+            elif rings.has_come() and not poll.poll(1000 * _GRACE_SECONDS):
+                self._take_silently(rings)
+                raise InterruptLost(f"{self.device.bdf} responded, and no interrupt came")
+            else:
+                self._expect_more(rings, late=time.monotonic() >= end)
+
+    def _come(self, rings: Rings) -> int:
+        """How many responses are there."""
+        count = 0
+        while count < len(self._waiting) and rings.has_come(count):
+            count += 1
+        return count
+
+    def _take_silently(self, rings: Rings) -> None:
+        """Take a response whose interrupt was lost, so that the rings stay in step."""
+        response = rings.take()
+        if self._waiting and response.opaque == self._waiting[0]:
+            self._unclaimed.discard(response.opaque)
+            self._lists.give_back(self._waiting.popleft())
+
+    def _expect_more(self, rings: Rings, *, late: bool) -> None:
+        """Look whether a response can still come; raises `DmaTimeout` when not, or when it is too late."""
+        status = self._words()[q.STATUS // 4]
+        if rings.has_come():
+            return
+        if status == _GONE or status & q.FATAL or late:
+            error = DmaTimeout(f"no response: {self.state()}")
+            self._stop()
+            raise error
+
+    def _drain(self) -> None:
+        """Forget interrupts that came before."""
+        try:
+            os.eventfd_read(self._event)
+        except BlockingIOError:
+            return
+
+    # ---- DMA to and from the device's own bytes
+
+    def dma(self, iova: int, size: int, device_offset: int, *, write: bool, seconds: float = 10.0) -> Completion | None:
+        """Have the device copy, see `Engine.dma`; a refused DMA is told by what this returns.
+
+        Args:
+            iova: Where in memory.
+            size: Bytes, 1 to 16 MiB.
+            device_offset: Where in the device's own 16 MiB.
+            write: The device writes memory; else it reads memory.
+            seconds: How long to wait.
+
+        Raises:
+            DmaLength: Too many bytes, or not inside the device's own.
+            DmaAddress: They exceed the last address.
+            DmaTimeout: No response, see `finish`.
+        """
+        if not 0 <= device_offset <= self.size - size:
+            raise DmaLength(f"{size} bytes at {device_offset} of the device's own {self.size}")
+        place = [(iova, size)]
         if write:
-            self.submit(q.STORE, destination=iova, ds=size, operand=device_offset)
+            number = self.submit(q.STORE, destination=place, operand=device_offset, seconds=seconds)
         else:
-            self.submit(q.LOAD, source=iova, ss=size, operand=device_offset)
-        r = self.collect(seconds)
+            number = self.submit(q.LOAD, source=place, operand=device_offset, seconds=seconds)
+        return completion(self.finish(number, seconds=seconds))
+
+    # ---- the end
 
     def close(self) -> None:
-        if self._words is not None: self._words.release(); self._words = None
-        if self._bar is not None: self._bar.close(); self._bar = None
+        """Disable the rings, take their memory away and close the device; may be called twice.
+
+        Raises:
+            usdm.errors.UnmapFailed: The kernel refused to take the rings' mapping away.
+        """
+        registers, self._registers = self._registers, None
+        self._running = False
+        if registers is not None:
+            for ring in (q.RING_REQUEST, q.RING_RESPONSE):
+                registers[q.RING_CONFIG // 4 + ring] = 0
+            registers.release()
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            bar.close()
+        rings, self._rings = self._rings, None
+        if rings is not None:
+            rings.release()
         memory, self._memory = self._memory, None
         try:
-            if memory is not None: memory.close()
+            # Before the device: with that its group may go, and with a container's last group all its mappings.
+            if memory is not None:
+                memory.close()
         finally:
             self.device.close()
-            if self._event >= 0: os.close(self._event); self._event = -1
+            event, self._event = self._event, -1
+            if event >= 0:
+                os.close(event)
+
+
+def completion(response: Response) -> Completion:
+    """What a response says, in words."""
+    status = q.CODES[response.code] if response.code < len(q.CODES) else f"code {response.code}"
+    refused = response.address if response.code in (q.READ_REFUSED, q.WRITE_REFUSED) else None
+    reason = ""
+    if response.code == q.INVALID:
+        reason = q.REASONS[response.result] if response.result < len(q.REASONS) else str(response.result)
+    return Completion(status, refused, reason)

@@ -15,18 +15,23 @@ if TYPE_CHECKING:
 def _dma(context: Context, args: dict[str, Any], *, write: bool) -> Outcome:
     device = context.device(args["device"])
     iova = context.iova(args)
-    device.dma(iova, args["size"], args.get("device_offset", 0), write=write)
+    said = device.dma(iova, args["size"], args.get("device_offset", 0), write=write)
     # The device's word only: it completes a DMA that the IOMMU has refused as well.
-    return Outcome(values={"iova": iova, "completed": True})
+    values: dict[str, Any] = {"iova": iova, "completed": True}
+    if said is not None:
+        values["status"] = said.status
+        if said.refused is not None:
+            values["refused"] = said.refused
+    return Outcome(values=values)
 
 
 def dma_read(context: Context, args: dict[str, Any]) -> Outcome:
-    """The device reads memory; values: iova, completed."""
+    """The device reads memory; values: iova, completed, of a qat status and refused."""
     return _dma(context, args, write=False)
 
 
 def dma_write(context: Context, args: dict[str, Any]) -> Outcome:
-    """The device writes memory; values: iova, completed."""
+    """The device writes memory; values: iova, completed, of a qat status and refused."""
     return _dma(context, args, write=True)
 
 

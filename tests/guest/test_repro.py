@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.agent.nvme_memory import place_of
+from harness.agent.queue_memory import place_of
 from harness.fault import parse_kernel_log
 from harness.repro.kinds import Tier
 from harness.repro.line import linux_line

@@ -53,8 +53,13 @@ VERSION_VALUE: Final = 1
 LONGEST_VALUE: Final = 16 << 20
 LOCAL_BYTES: Final = 16 << 20
 RING_ENABLE: Final = 1 << 31
-RING_ENTRIES_MASK: Final = 0x1F
+RING_SIZE_MASK: Final = 0x1F
+"""RING_CONFIG's bits with the binary logarithm of the number of entries."""
+
+LEAST_ENTRIES_LOG2: Final = 1
 MOST_ENTRIES_LOG2: Final = 14
+ERROR_VECTOR: Final = 0
+RESPONSE_VECTOR: Final = 1
 
 
 class Status(IntFlag):
@@ -65,8 +70,22 @@ class Status(IntFlag):
     FATAL = 4
 
 
+class Cause(IntEnum):
+    """Values of ERROR: why the device is FATAL."""
+
+    NONE = 0
+    REQUEST_RING_REFUSED = 1
+    RESPONSE_RING_REFUSED = 2
+    RING_OFFSET = 3
+    RING_SIZE = 4
+    RING_BASE = 5
+
+
 REQUEST: Final = struct.Struct("<BBHIQQIIQQ16x")
 """opcode, flags, reserved, reserved, source, destination, source bytes, destination bytes, operand, opaque."""
+REQUEST_USED: Final = 48
+"""Bytes of a request that have a meaning; the others are 0."""
+
 RESPONSE: Final = struct.Struct("<IIQQQ")
 """code, reserved, result, address, opaque."""
 REQUEST_SIZE: Final = 64
@@ -105,6 +124,19 @@ class Code(IntEnum):
     READ_REFUSED = 1
     WRITE_REFUSED = 2
     INVALID = 3
+
+
+class Reason(IntEnum):
+    """What is wrong with a request that is INVALID: the response's result."""
+
+    OPCODE = 1
+    FLAGS = 2
+    RESERVED = 3
+    SIZE = 4
+    BUFFERS = 5
+    ADDRESS = 6
+    OPERAND = 7
+    UNEQUAL = 8
 
 
 EQUAL: Final = (1 << 64) - 1

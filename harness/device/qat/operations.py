@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -14,15 +15,26 @@ from harness.device.qat.layout import (
     LONGEST_VALUE,
     MOST_BUFFERS,
     REQUEST,
+    REQUEST_USED,
     Opcode,
+    Reason,
     RequestFlags,
 )
 
 _UNIT: Final = 1 << 20  # bytes that are held at a time
+_ADDRESSES: Final = 1 << 64
 
 
 class Invalid(Exception):
-    """A request that makes no sense."""
+    """A request that makes no sense.
+
+    Args:
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.name)
+        self.reason = reason
 
 
 class Request(NamedTuple):
@@ -35,6 +47,7 @@ class Request(NamedTuple):
         source_size, destination_size: bytes; of a list, 0.
         operand: FILL: the byte; LOAD and STORE: offset in the device's own bytes.
         opaque: repeated in the response.
+        reserved: whether any bit is set that must not be.
     """
 
     opcode: int
@@ -45,6 +58,7 @@ class Request(NamedTuple):
     destination_size: int
     operand: int
     opaque: int
+    reserved: bool
 
 
 class Span(NamedTuple):
@@ -69,8 +83,11 @@ class Memory(Protocol):
 
 def parse(data: bytes | memoryview) -> Request:
     """The request in 64 bytes of the ring."""
-    opcode, flags, _, _, source, destination, source_size, destination_size, operand, opaque = REQUEST.unpack(data)
-    return Request(opcode, flags, source, destination, source_size, destination_size, operand, opaque)
+    opcode, flags, half, word, source, destination, source_size, destination_size, operand, opaque = REQUEST.unpack(
+        data
+    )
+    reserved = bool(half or word or any(data[REQUEST_USED:]))
+    return Request(opcode, flags, source, destination, source_size, destination_size, operand, opaque, reserved)
 
 
 async def perform(request: Request, memory: Memory, local: bytearray) -> int:
@@ -88,12 +105,20 @@ async def perform(request: Request, memory: Memory, local: bytearray) -> int:
         Invalid: the request makes no sense; nothing was done but reading its lists.
         harness.device.dma.DmaError: the IOMMU refused something; what came before has been done.
     """
-    if request.flags & ~(RequestFlags.SOURCE_LIST | RequestFlags.DESTINATION_LIST):
-        raise Invalid(f"flags {request.flags:#x}")
-    work = _WORK.get(request.opcode)
-    if work is None:
-        raise Invalid(f"opcode {request.opcode}")
-    return await work(request, memory, local)
+    operation = _OPERATIONS.get(request.opcode)
+    if operation is None:
+        raise Invalid(Reason.OPCODE)
+    if request.flags & ~operation.flags:
+        raise Invalid(Reason.FLAGS)
+    unused = (
+        *((request.source, request.source_size) if not operation.source else ()),
+        *((request.destination, request.destination_size) if not operation.destination else ()),
+    )
+    if request.reserved or any(unused):
+        raise Invalid(Reason.RESERVED)
+    if request.operand > operation.operand:
+        raise Invalid(Reason.OPERAND)
+    return await operation.work(request, memory, local)
 
 
 async def _nop(_request: Request, _memory: Memory, _local: bytearray) -> int:
@@ -109,10 +134,9 @@ async def _copy(request: Request, memory: Memory, _local: bytearray) -> int:
 
 async def _fill(request: Request, memory: Memory, _local: bytearray) -> int:
     destination = await _destination(request, memory)
-    if request.operand > 0xFF:
-        raise Invalid(f"fill with {request.operand:#x}")
+    data = bytes([request.operand]) * _UNIT
     for span in _units(destination):
-        await memory.write(span.iova, bytes([request.operand]) * span.size)
+        await memory.write(span.iova, data[: span.size])
     return _total(destination)
 
 
@@ -129,7 +153,7 @@ async def _compare(request: Request, memory: Memory, _local: bytearray) -> int:
     for one, other, size in _paired(first, second):
         ours, theirs = await memory.read(one, size), await memory.read(other, size)
         if ours != theirs:
-            return at + next(n for n in range(size) if ours[n] != theirs[n])
+            return at + _first_difference(ours, theirs)
         at += size
     return EQUAL
 
@@ -152,14 +176,28 @@ async def _store(request: Request, memory: Memory, local: bytearray) -> int:
     return _total(destination)
 
 
-_WORK: Final[dict[int, Callable[[Request, Memory, bytearray], Awaitable[int]]]] = {
-    Opcode.NOP: _nop,
-    Opcode.COPY: _copy,
-    Opcode.FILL: _fill,
-    Opcode.CRC32: _crc32,
-    Opcode.COMPARE: _compare,
-    Opcode.LOAD: _load,
-    Opcode.STORE: _store,
+class _Operation(NamedTuple):
+    """An operation: what it does, which sides it has, and its largest operand."""
+
+    work: Callable[[Request, Memory, bytearray], Awaitable[int]]
+    source: bool
+    destination: bool
+    operand: int = 0
+
+    @property
+    def flags(self) -> int:
+        """The flags that it knows."""
+        return self.source * RequestFlags.SOURCE_LIST | self.destination * RequestFlags.DESTINATION_LIST
+
+
+_OPERATIONS: Final[dict[int, _Operation]] = {
+    Opcode.NOP: _Operation(_nop, source=False, destination=False),
+    Opcode.COPY: _Operation(_copy, source=True, destination=True),
+    Opcode.FILL: _Operation(_fill, source=False, destination=True, operand=0xFF),
+    Opcode.CRC32: _Operation(_crc32, source=True, destination=False),
+    Opcode.COMPARE: _Operation(_compare, source=True, destination=True),
+    Opcode.LOAD: _Operation(_load, source=True, destination=False, operand=LOCAL_BYTES - 1),
+    Opcode.STORE: _Operation(_store, source=False, destination=True, operand=LOCAL_BYTES - 1),
 }
 
 
@@ -176,16 +214,33 @@ async def _spans(memory: Memory, address: int, size: int, is_list: int) -> list[
     """The pieces of a flat buffer or of a scatter list."""
     spans = [Span(address, size)]
     if is_list:
-        _, count, _ = LIST_HEAD.unpack(await memory.list(address, LIST_HEAD.size))
-        if not 1 <= count <= MOST_BUFFERS:
-            raise Invalid(f"a list of {count} buffers")
-        data = await memory.list(address + LIST_HEAD.size, count * LIST_ENTRY.size)
-        spans = [Span(iova, length) for length, _, iova in LIST_ENTRY.iter_unpack(data)]
+        if size:
+            raise Invalid(Reason.RESERVED)
+        spans = await _listed(memory, address)
     if not all(span.size for span in spans) or _total(spans) > LONGEST_VALUE:
-        raise Invalid(f"{_total(spans)} bytes in {len(spans)} buffers")
-    if any(span.iova + span.size > 1 << 64 for span in spans):
-        raise Invalid("a buffer beyond the last address")
+        raise Invalid(Reason.SIZE)
+    if any(span.iova + span.size > _ADDRESSES for span in spans):
+        raise Invalid(Reason.ADDRESS)
     return spans
+
+
+async def _listed(memory: Memory, address: int) -> list[Span]:
+    """The pieces of a scatter list."""
+    entries = address + LIST_HEAD.size
+    if entries > _ADDRESSES:
+        raise Invalid(Reason.ADDRESS)
+    first, count, last = LIST_HEAD.unpack(await memory.list(address, LIST_HEAD.size))
+    if first or last:
+        raise Invalid(Reason.RESERVED)
+    if not 1 <= count <= MOST_BUFFERS:
+        raise Invalid(Reason.BUFFERS)
+    if entries + count * LIST_ENTRY.size > _ADDRESSES:
+        raise Invalid(Reason.ADDRESS)
+    data = await memory.list(entries, count * LIST_ENTRY.size)
+    found = list(LIST_ENTRY.iter_unpack(data))
+    if any(reserved for _, reserved, _ in found):
+        raise Invalid(Reason.RESERVED)
+    return [Span(iova, length) for length, _, iova in found]
 
 
 def _total(spans: Sequence[Span]) -> int:
@@ -194,7 +249,7 @@ def _total(spans: Sequence[Span]) -> int:
 
 def _inside(offset: int, size: int) -> int:
     if offset + size > LOCAL_BYTES:
-        raise Invalid(f"{size} bytes at {offset:#x} of the device's own")
+        raise Invalid(Reason.OPERAND)
     return offset
 
 
@@ -206,15 +261,26 @@ def _units(spans: Sequence[Span]) -> list[Span]:
 def _paired(first: Sequence[Span], second: Sequence[Span]) -> list[tuple[int, int, int]]:
     """Both addresses and the bytes of each piece in which neither side changes buffers."""
     if _total(first) != _total(second):
-        raise Invalid(f"{_total(first)} bytes and {_total(second)} bytes")
-    ones, others = _units(first), _units(second)
+        raise Invalid(Reason.UNEQUAL)
+    ones, others = deque(_units(first)), deque(_units(second))
     pairs: list[tuple[int, int, int]] = []
     while ones and others:
-        one, other = ones.pop(0), others.pop(0)
+        one, other = ones.popleft(), others.popleft()
         size = min(one.size, other.size)
         pairs.append((one.iova, other.iova, size))
-        if one.size > size:
-            ones.insert(0, Span(one.iova + size, one.size - size))
-        if other.size > size:
-            others.insert(0, Span(other.iova + size, other.size - size))
+        for rest, span in ((ones, one), (others, other)):
+            if span.size > size:
+                rest.appendleft(Span(span.iova + size, span.size - size))
     return pairs
+
+
+def _first_difference(first: bytes, second: bytes) -> int:
+    """The index of the first byte in which two strings of one length differ; they do."""
+    low, high = 0, len(first)
+    while high - low > 1:  # the first difference is in low..high
+        middle = (low + high) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low

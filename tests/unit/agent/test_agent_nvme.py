@@ -12,9 +12,9 @@ from itertools import pairwise
 import pytest
 from fake_nvme import CC, CSTS, PAGE, FakeContainer, FakeNvme
 
-from harness.agent import nvme_memory, nvme_virtual
+from harness.agent import queue_memory, nvme_virtual
 from harness.agent.nvme import NotNvme, Nvme, NvmeStatus
-from harness.agent.nvme_memory import NoQueueMemory, place_of
+from harness.agent.queue_memory import NoQueueMemory, place_of
 from harness.agent.outcome import DmaAddress, DmaLength, DmaTimeout
 from usdm.errors import MapFailed
 
@@ -268,7 +268,7 @@ def test_without_an_iommu_the_addresses_are_physical(
             container.entries[place] = address + number * PAGE, PAGE
         return where
 
-    monkeypatch.setattr(nvme_memory, "physical_addresses", physical)
+    monkeypatch.setattr(queue_memory, "physical_addresses", physical)
     one = Nvme(fake, container)  # type: ignore[arg-type]
     one.set_bus_master(True)
     one.dma(0x900000, 512, 0, write=True)
@@ -288,12 +288,12 @@ def test_physical_addresses_are_those_of_pagemap(
         asked.append((size, offset))
         return struct.pack("=QQ", 1 << 63 | 1 << 61 | 5, entry)
 
-    monkeypatch.setattr(nvme_memory.os, "pread", pread)
+    monkeypatch.setattr(queue_memory.os, "pread", pread)
     if found is None:
         with pytest.raises(NoQueueMemory, match="does not tell"):
-            nvme_memory.physical_addresses(0x7000, 2)
+            queue_memory.physical_addresses(0x7000, 2)
     else:
-        assert nvme_memory.physical_addresses(0x7000, 2) == [5 * PAGE, found]
+        assert queue_memory.physical_addresses(0x7000, 2) == [5 * PAGE, found]
     assert asked == [(16, 56)]
 
 

@@ -1,8 +1,8 @@
-"""Memory that an NVMe controller and its driver share: queues, PRP lists, answers.
+"""Memory that a device and its driver share: queues or rings, lists of pages or buffers, answers.
 
-The controller reaches it by DMA. In a container with an IOMMU it is mapped at an IOVA of its own: below the end of the
+The device reaches it by DMA. In a container with an IOMMU it is mapped at an IOVA of its own: below the end of the
 container's IOVAs, where USDM, which begins at the other end, hands out none, and by the device's requester ID, so that
-no two devices meet. Without an IOMMU the controller uses physical addresses, and the memory is locked.
+no two devices meet. Without an IOMMU the device uses physical addresses, and the memory is locked.
 """
 
 from __future__ import annotations
