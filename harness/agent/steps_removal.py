@@ -84,7 +84,9 @@ def watch_removal(context: Context, args: dict[str, Any]) -> Outcome:
 
 
 def removed(context: Context, args: dict[str, Any]) -> Outcome:
-    """Wait until the kernel has noticed; close the device when it asks, but with `keep`. Values: counts (asked, closed).
+    """Wait until the kernel has noticed; close the device when it asks, but not with `keep`.
+
+    Values: counts (asked, closed).
 
     Raises:
         NotTaken: The kernel did not notice, or not remove the function, in a minute.
