@@ -123,7 +123,7 @@ class Misbehave(DeviceArgs):
 
 
 class Resume(DeviceArgs):
-    """Let a qat go on with the request that is held."""
+    """Let a qat go on with the request that is held; its data has been accessed when this step ends."""
 
 
 class Vanish(DeviceArgs):

@@ -310,6 +310,7 @@ class _CrossCheck:
         fields = [field.alias or name for name, field in KINDS[kind].model_fields.items()]
         if "device" in given and "device" in fields:
             self._device(given["device"], (*path, "device"), names)
+            self._doings.unclear(given["device"])
             names.opened.add(given["device"])
         for key in ("buffer", "with"):
             if key in given and key in fields:

@@ -26,7 +26,8 @@ class _Doings:
 
     requests: int = 0
     handed: int = 0  # requests that nobody has collected
-    held: int = 0  # plans to hold a request that no resume has ended
+    to_hold: int = 0  # plans to hold a request that none has met
+    held: int = 0  # requests that no resume has let go on
     plans: list[Path_] = field(default_factory=list)  # misbehaviour that no request has met yet
     gone: str = ""  # how it went away
 
@@ -70,6 +71,13 @@ class DeviceCheck:
         if isinstance(args, SurpriseRemoval):
             self._slot(name, path, devices[name], devices)
 
+    def unclear(self, name: object) -> None:
+        """A step of a device has a mistake of its own, so nothing is said of what it may have been needed for."""
+        doings = self._doings.get(str(name))
+        if doings is not None:
+            doings.plans.clear()
+            doings.to_hold = doings.held = 0
+
     def finish(self) -> None:
         """Look at what was left when all steps were done."""
         for doings in self._doings.values():
@@ -84,11 +92,9 @@ class DeviceCheck:
                 hint = "let the device do one with the addresses that shall be stale"
                 self._report((*path, "how"), "expected an earlier request of the device, found none", hint)
             doings.plans.append(path)
-            doings.held += args.times if args.how == "hold" else 0
+            doings.to_hold += args.times if args.how == "hold" else 0
         elif isinstance(args, Operate | DmaArgs):
-            doings.requests += 1
-            doings.plans.clear()
-            doings.handed += isinstance(args, Operate) and not args.wait
+            self._request(args, path, doings)
         elif isinstance(args, Collect) and not fails:
             if args.count > doings.handed:
                 message = f"expected {args.count} operate with wait: false before it, found {doings.handed}"
@@ -96,14 +102,25 @@ class DeviceCheck:
             doings.handed = max(0, doings.handed - args.count)
         elif kind == "resume":
             if not doings.held:
-                hint = "write a misbehave with how: hold before it"
+                hint = "write a misbehave with how: hold and an operate with wait: false before it"
                 self._report(path, "expected a request that is held, found none", hint, key=True)
             doings.held = max(0, doings.held - 1)
         elif kind in ("reset", "close", "unbind", "unplug"):
-            doings.requests = doings.handed = doings.held = 0
+            doings.requests = doings.handed = doings.to_hold = doings.held = 0
             self._forgotten(kind, doings)
         elif kind in ("vanish", "surprise_removal"):
             doings.gone = "vanished" if kind == "vanish" else "removed"
+
+    def _request(self, args: Operate | DmaArgs, path: Path_, doings: _Doings) -> None:
+        waits = not isinstance(args, Operate) or args.wait
+        if waits and (doings.to_hold or doings.held):
+            hint = "it would never end: write an operate with wait: false, then resume and collect"
+            self._report(path, "expected no step that waits for a request that is held, found one", hint, key=True)
+        doings.requests += 1
+        doings.handed += not waits
+        doings.plans.clear()
+        if doings.to_hold:
+            doings.to_hold, doings.held = doings.to_hold - 1, doings.held + 1
 
     def _forgotten(self, kind: str, doings: _Doings) -> None:
         """A reset takes plans away that no request has met."""

@@ -25,6 +25,9 @@ How = Literal[
     "lose_interrupt",
     "stop_answering",
 ]
+HOLD_SECONDS: Final = 5.0
+"""How long it may take until a request comes that is to be held, and until it ends when it may go on."""
+
 HOWS: Final = tuple(how for how in get_args(How) if how)
 
 
@@ -58,8 +61,8 @@ class Misbehaviour:
     def clear(self) -> None:
         """A reset: every plan is forgotten."""
         self._plans: deque[Plan] = deque()
-        self._holds = 0  # requests that are held or will be, without those that may go on
-        self._may_go_on = asyncio.Semaphore(0)
+        self._holds = 0  # requests that are held, or will be
+        self._is_held, self._may_go_on, self._is_over = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._places: Places = {Access.READ: [], Access.WRITE: []}
         self.stale: Places = {Access.READ: [], Access.WRITE: []}
         self.silent = self.lose_interrupt = False
@@ -74,20 +77,26 @@ class Misbehaviour:
         """The plan for the request that begins."""
         return self._plans.popleft() if self._plans else Plan()
 
-    def release(self) -> None:
-        """Let a request go on that is held; or that will be, and then is not.
+    async def release(self) -> None:
+        """Let the request go on that is held, and wait until it has accessed its data.
 
         Raises:
-            ValueError: none is held, and none will be.
+            ValueError: none is held, or none came within :data:`HOLD_SECONDS`, or it did not end in that time.
         """
         if not self._holds:
             raise ValueError("no request is held, and none will be")
+        await _within(self._is_held, "no request came that would be held")
         self._holds -= 1
-        self._may_go_on.release()
+        self._may_go_on.set()
+        await _within(self._is_over, "the request that was held did not come to its end")
 
     async def held(self) -> None:
         """Wait for :meth:`release`."""
-        await self._may_go_on.acquire()
+        self._may_go_on.clear()
+        self._is_over.clear()
+        self._is_held.set()
+        await self._may_go_on.wait()
+        self._is_held.clear()
 
     async def forever(self) -> None:
         """Never come back, but by a reset."""
@@ -101,7 +110,15 @@ class Misbehaviour:
         return before[len(places) - 1] if len(places) <= len(before) else None
 
     def remember(self) -> None:
-        """A request is over: its addresses are stale from now on. One that accessed no data leaves none."""
+        """A request has accessed its data: its addresses are stale from now on. One without data leaves none."""
         if any(self._places.values()):
             self.stale = self._places
         self._places = {Access.READ: [], Access.WRITE: []}
+        self._is_over.set()
+
+
+async def _within(event: asyncio.Event, otherwise: str) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), HOLD_SECONDS)
+    except TimeoutError:
+        raise ValueError(f"{otherwise} within {HOLD_SECONDS:g} s") from None
