@@ -27,6 +27,7 @@ MODULES = {
     "steps_remap": ("physical_address", "remap_size", "remap", "unremap"),
     "steps_tables": ("mappings",),
     "steps_qat": ("operate", "collect", "reset", "counters"),
+    "steps_removal": ("_watch_removal", "_removed"),
     "steps_fork": ("fork",),
     "steps_vm": ("pass_through", "in_vm", "_vm_start"),
     "requests": ("_begin", "_end"),

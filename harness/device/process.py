@@ -44,28 +44,24 @@ class Process:
             model = MODELS[one["model"]](one["name"])
             self.servers[one["name"]] = FunctionServer(model, socket.socket(fileno=one["fd"]), loop)
 
-    def answer(self, line: bytes) -> dict[str, Any]:
+    async def answer(self, line: bytes) -> dict[str, Any]:
         """Do what a line asks for."""
         try:
             request = json.loads(line)
             server = self.servers[request["function"]]
-            return {"ok": True, **self._do(request, server)}
-        except (
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-        ) as error:  # what a request that makes no sense gives
+            return {"ok": True, **await self._do(request, server)}
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            # What a request that makes no sense gives.
             return {"ok": False, "error": f"{type(error).__name__}: {error}"}
 
-    def _do(self, request: dict[str, Any], server: FunctionServer) -> dict[str, Any]:
+    async def _do(self, request: dict[str, Any], server: FunctionServer) -> dict[str, Any]:
         match request["do"]:
             case "news":
                 return self._news(request["function"], server)
             case "misbehave":
                 return self._misbehave(request, server)
             case "release":
-                server.model.misbehaviour.release()  # type: ignore[attr-defined]
+                await server.model.misbehaviour.release()  # type: ignore[attr-defined]
                 return {}
             case "vanish":
                 server.vanish()
@@ -107,7 +103,7 @@ async def serve(functions: list[dict[str, Any]], control: int) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=socket.socket(fileno=control))
     try:
         while line := await reader.readline():
-            writer.write(json.dumps(process.answer(line)).encode() + b"\n")
+            writer.write(json.dumps(await process.answer(line)).encode() + b"\n")
             await writer.drain()
     except ConnectionError:
         return

@@ -32,6 +32,8 @@ _FAULT_EVENTS: Final[dict[Iommu, tuple[str, ...]]] = {
     "none": ("vtd_dmar_fault",),
 }
 _LAST_BUS: Final = 0xFE
+# The ports' own registers tell the kernel of cards that come and go, and not the firmware's ACPI methods.
+_NATIVE_HOT_PLUG: Final = "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"
 _AMD_FUNCTION: Final = "amdfunction"
 
 
@@ -118,8 +120,9 @@ def _topology(spec: MachineSpec, wiring: Wiring, properties: Mapping[str, frozen
             "chassis": bus,
             "slot": bus,
             # A template's port is empty, and an empty slot's power is off: a clone's device would stay invisible.
-            "power_controller_present": False,
-            "hotplug": False,
+            # A hot-plug port is not empty there.
+            "power_controller_present": bus in spec.hot_plug,
+            "hotplug": bus in spec.hot_plug,
         }
         if bus == spec.buses and spec.iommu in TABLE_OF_BUSES:
             port["bus-reserve"] = _LAST_BUS - bus
@@ -209,6 +212,8 @@ def build_argv(
     argv += ["-device", f"virtserialport,id={CONTROL_DEVICE},chardev=control,name={CONTROL_PORT},nr=1"]
     argv += ["-device", f"virtserialport,id={SSH_DEVICE},chardev=ssh,name={SSH_PORT},nr=2"]
     argv += ["-device", f"pvpanic-pci,bus=pcie.0,addr={slots[PANIC]:x}.0"]
+    if spec.hot_plug:
+        argv += ["-global", _NATIVE_HOT_PLUG]
     argv += _topology(spec, wiring, properties)
     # A comma inside an option's value is written twice.
     argv += ["-chardev", f"file,id=console,path={str(wiring.console).replace(',', ',,')}", "-serial", "chardev:console"]

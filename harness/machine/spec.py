@@ -66,6 +66,7 @@ class MachineSpec:
         buses: number of root ports, 1 to 8; bus N (1 to ``buses``) is behind port N, see :attr:`port_of`.
         any_function: whether devices behind the ports may have other device numbers than 0: the kernel then looks for
             them everywhere, and not only where PCI Express allows them.
+        hot_plug: buses, of 1 to ``buses``, that are behind hot-plug ports, whose cards can be pulled out.
     """
 
     iommu: Iommu = "intel"
@@ -77,6 +78,7 @@ class MachineSpec:
     buses: int = 4
     vm: bool = False
     any_function: bool = False
+    hot_plug: tuple[int, ...] = ()
 
     @property
     def port_of(self) -> dict[int, int]:
@@ -103,20 +105,25 @@ class MachineSpec:
     def frozen(self) -> MachineSpec:
         """The same machine as a template has it: without the devices under test that a clone can add.
 
-        QEMU freezes no machine with a device that a process serves: an edu keeps its place until the clone has it. The
-        names are those of the places, so that scenarios with other names share the template.
+        QEMU freezes no machine with a device that a process serves, and what is in a hot-plug port leaves nothing in
+        the state: an edu keeps the place of either until the clone has it. The names are those of the places, so that
+        scenarios with other names share the template.
         """
         kept = (
-            replace(one, name=f"at.{one.at.replace(':', '.')}", model="edu" if one.model in SERVED else one.model)
+            replace(one, name=f"at.{one.at.replace(':', '.')}", model="edu", vfs=0)
+            if one.model in SERVED or one.bdf[0]
+            else replace(one, name=f"at.{one.at.replace(':', '.')}")
             for one in self.fixed_devices
         )
         return replace(self, devices=tuple(kept))
 
     @property
     def fixed_devices(self) -> tuple[DeviceSpec, ...]:
-        """The devices that a clone can only have when its template had them: those on bus 0.
+        """The devices that a clone can only have when there was one at their place in its template.
 
-        The firmware names each function of bus 0 in the DMAR table, and the kernel gives others no IOMMU group. The
-        device itself still begins anew in each clone.
+        They are those on bus 0: the firmware names each function there in the DMAR table, and the kernel gives others
+        no IOMMU group. And those in hot-plug ports: the state that is loaded says whether there is a card and whether
+        it has power. The device itself still begins anew in each clone.
         """
-        return tuple(device for device in self.devices if device.bdf[0] == 0)
+        places = (0, *self.hot_plug)
+        return tuple(device for device in self.devices if device.bdf[0] in places and device.model != "vf")

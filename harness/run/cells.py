@@ -226,6 +226,7 @@ def machine_spec(scenario: Scenario) -> MachineSpec:
     )
     buses = {device.bdf[0] for device in devices} - {0}
     highest = max((bus for bus in buses if bus <= MAX_PORTS), default=0)
+    removed = {step.args_json()["device"] for step in scenario.steps if step.kind == "surprise_removal"}
     return MachineSpec(
         iommu=machine.iommu,
         aw_bits=machine.aw_bits,
@@ -238,4 +239,5 @@ def machine_spec(scenario: Scenario) -> MachineSpec:
         buses=4 if highest <= 4 and len(buses) <= 4 else MAX_PORTS,
         # Behind a root port a kernel looks at the functions of device 0 by itself.
         any_function=any(device.bdf[0] and device.bdf[1] for device in devices if device.model != "vf"),
+        hot_plug=tuple(sorted({device.bdf[0] for device in devices if device.name in removed})),
     )

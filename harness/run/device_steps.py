@@ -1,4 +1,4 @@
-"""Steps that the host does: what a device whose model runs beside QEMU is told to do wrong."""
+"""Steps that the host does: what a device is told to do wrong, and how it goes away."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from harness.deadline import Deadline
 from harness.errors import InfrastructureError
 from harness.guest.guest import Guest
+from harness.machine.removal import pull_out
 
 
 def do_step(guest: Guest, kind: str, args: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
@@ -23,18 +24,31 @@ def do_step(guest: Guest, kind: str, args: dict[str, Any], deadline: Deadline) -
         An answer as the worker gives one.
 
     Raises:
-        InfrastructureError: the process of the models ended or refused.
+        InfrastructureError: the process of the models ended or refused, or QEMU did.
+        GuestPanic, GuestHang, GuestLost, EmulatorCrash: what happened to the guest instead.
     """
     started = time.monotonic()
+    answer = _remove(guest, args, deadline) if kind == "surprise_removal" else _tell(guest, kind, args, deadline)
+    return {**answer, "seconds": round(time.monotonic() - started, 6)}
+
+
+def _tell(guest: Guest, kind: str, args: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
+    """Tell a device's process what to do with it."""
     server = guest.emulator.devices
     if server is None:
         raise InfrastructureError(f"the machine has no device for {kind}")
+    more = {key: value for key, value in args.items() if key != "device" and value is not None}
+    server.ask({"resume": "release"}.get(kind, kind), args["device"], deadline, **more)
+    return {"values": {}}
+
+
+def _remove(guest: Guest, args: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
+    """Pull a device out of its slot, and see what the guest makes of it."""
     name = args["device"]
-    if kind == "misbehave":
-        more = {key: value for key, value in args.items() if key != "device" and value is not None}
-        server.ask("misbehave", name, deadline, **more)
-    elif kind == "resume":
-        server.ask("release", name, deadline)
-    else:
-        server.ask("vanish", name, deadline)
-    return {"values": {}, "seconds": round(time.monotonic() - started, 6)}
+    doing = f"the surprise removal of {name}"
+    bus = next(device.bdf[0] for device in guest.spec.devices if device.name == name)
+    answer = guest.request(doing, "_watch_removal", {"device": name}, deadline)
+    if answer["error"]:
+        return answer
+    pull_out(guest.emulator, guest.spec, bus, deadline)
+    return guest.request(doing, "_removed", args, deadline)

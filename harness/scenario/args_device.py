@@ -181,7 +181,7 @@ class Misbehave(DeviceArgs):
 
 
 class Resume(DeviceArgs):
-    """Let a qat go on with the request that is held."""
+    """Let a qat go on with the request that is held; its data has been accessed when this step ends."""
 
 
 class Vanish(DeviceArgs):
@@ -189,7 +189,11 @@ class Vanish(DeviceArgs):
 
 
 class SurpriseRemoval(DeviceArgs):
-    """The device is pulled out of its slot; nobody is asked before."""
+    """The device is pulled out of its slot, and nobody is asked before (counts)."""
+
+    keep: bool = Field(
+        default=False, description="true: the program does not close the device when the kernel then asks for it."
+    )
 
 
 DEVICE_KINDS: dict[str, type[Args]] = {

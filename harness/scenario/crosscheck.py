@@ -17,6 +17,7 @@ from harness.scenario.args import Args, Compare, ContainerMap, DmaArgs, Fill, Ma
 from harness.scenario.args_device import QAT_KINDS, Operate
 from harness.scenario.args_function import PhysicalAddress, Remap
 from harness.scenario.base import Model
+from harness.scenario.device_check import DeviceCheck
 from harness.scenario.engines import dma_problem
 from harness.scenario.expect import OTHER_REASONS, FaultExpect, StepExpect
 from harness.scenario.machine import Machine
@@ -26,7 +27,10 @@ from harness.scenario.values import is_name
 from harness.scenario.yaml_marks import Document, Path_
 
 _M = TypeVar("_M", bound=Model)
-_ON_CLOSED_DEVICES = ("open", "register", "pass_through", "mappings", "unbind", "unplug")
+_ON_CLOSED_DEVICES = (
+    *("open", "register", "pass_through", "mappings", "unbind", "unplug"),
+    *("vanish", "surprise_removal"),
+)
 # The vIOMMUs whose tables are not read: what they are called, and why.
 _NO_TABLES = {
     "virtio": ("virtio-iommu", "virtio-iommu has no tables in the guest's memory: use iommu: intel"),
@@ -81,8 +85,10 @@ class _CrossCheck:
         self._file = file
         self._problems: list[Problem] = []
         self._vm = False
+        self._devices: dict[str, Mapping[str, Any]] = {}
         self._iommu: str | None = None
         self._ids: dict[str, tuple[int, str | None]] = {}  # id: line, kind
+        self._doings = DeviceCheck(self._add)
 
     def _add(self, path: Path_, message: str, hint: str | None = None, *, key: bool = False) -> None:
         self._problems.append(Problem(self._file, *self._document.place(path, key=key), message, hint))
@@ -99,10 +105,12 @@ class _CrossCheck:
         models = {
             name: str(one["model"]) for name, one in (known or {}).items() if isinstance(one, dict) and "model" in one
         }
+        self._devices = {name: one for name, one in (known or {}).items() if isinstance(one, dict)}
         names = _Names(None if known is None else list(known), models)
         steps = data.get("steps")
         if isinstance(steps, tuple):
             self._steps(steps, ("steps",), names)
+            self._doings.finish()
             if machine is not None and machine.iommu in _NO_TABLES:
                 what, hint = _NO_TABLES[machine.iommu]
                 self._forbid(steps, ("steps",), ("mappings",), f"mappings behind {what}", hint)
@@ -169,6 +177,9 @@ class _CrossCheck:
                 self._broken(raw[kind], kind, (*path, kind), names)
             else:
                 self._use(args, kind, (*path, kind), names)
+                expect = raw.get("expect")
+                fails = isinstance(expect, dict) and expect.get("error") is not None
+                self._doings.step(args, kind, (*path, kind), self._devices, fails=fails)
                 self._bind(args, kind, (*path, kind), names)
 
     def _nested(self, raw: Any, kind: str, path: Path_, names: _Names) -> None:
@@ -310,6 +321,7 @@ class _CrossCheck:
         fields = [field.alias or name for name, field in KINDS[kind].model_fields.items()]
         if "device" in given and "device" in fields:
             self._device(given["device"], (*path, "device"), names)
+            self._doings.unclear(given["device"])
             names.opened.add(given["device"])
         for key in ("buffer", "with"):
             if key in given and key in fields:

@@ -173,6 +173,7 @@ _OBSERVES = {
     "operate": ("status", "equal", "counts"),
     "collect": ("status", "counts"),
     "counters": ("counts",),
+    "surprise_removal": ("counts",),
 }
 
 

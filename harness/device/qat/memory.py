@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 
-from harness.device.dma import PAGE, Dma
+from harness.device.connection import Gone
+from harness.device.dma import PAGE, Dma, DmaError, Transfer
+from harness.device.mirror import ALL
 from harness.device.qat.misbehave import Misbehaviour, Plan
+from harness.device.wire import Access
 
-_WRONG_BYTE = b"\xee"
+WRONG_BYTE = 0xEE
+"""What is written in place of a read."""
 
 
 class StubMemory:
@@ -18,37 +23,52 @@ class StubMemory:
         self._plan = plan
         self._state = state
         self._waited = False
-        self._dma = plan.through if plan.how == "wrong_requester" and plan.through is not None else dma
-
-    async def _place(self, iova: int, stale: int | None) -> int:
-        """Wait where the plan says so; gives the IOVA that is really used."""
-        if not self._waited:
-            self._waited = True
-            if self._plan.how == "delay":
-                await asyncio.sleep(self._plan.milliseconds / 1000)
-            elif self._plan.how == "hold":
-                await self._state.held()
-        if self._plan.how == "next_page":
-            return iova + PAGE
-        if self._plan.how == "stale_address" and stale is not None:
-            return stale
-        return iova
 
     async def read(self, iova: int, size: int) -> bytes:
         """Read the request's data."""
-        last = self._state.last
-        iova = await self._place(iova, last.source if last and last.source else None)
+        iova, note = await self._place(Access.READ, iova, size)
         if self._plan.how == "write_instead_of_read":
-            await self._dma.write(iova, _WRONG_BYTE * size, self._plan.how)
-            return _WRONG_BYTE * size
-        return await self._dma.read(iova, size, self._plan.how)
+            data = bytes([WRONG_BYTE]) * size
+            await self._own.write(iova, data, self._plan.how)
+            return data
+        if self._plan.through is None:
+            return await self._own.read(iova, size, note)
+        try:
+            return await self._plan.through.read(iova, size, note)
+        except Gone:
+            raise self._nobody(Access.READ, iova, size) from None
 
     async def write(self, iova: int, data: bytes) -> None:
         """Write the request's data."""
-        last = self._state.last
-        iova = await self._place(iova, last.destination if last and last.destination else None)
-        await self._dma.write(iova, data, self._plan.how)
+        iova, note = await self._place(Access.WRITE, iova, len(data))
+        if self._plan.through is None:
+            await self._own.write(iova, data, note)
+            return
+        try:
+            await self._plan.through.write(iova, data, note)
+        except Gone:
+            raise self._nobody(Access.WRITE, iova, len(data)) from None
 
     async def list(self, iova: int, size: int) -> bytes:
         """Read a scatter list, which never goes wrong."""
         return await self._own.read(iova, size)
+
+    async def _place(self, access: Access, iova: int, size: int) -> tuple[int, str]:
+        """Wait where the plan says so; gives the IOVA that is really used, and what is odd about it."""
+        how = self._plan.how
+        stale = self._state.note(access, iova)
+        if not self._waited:
+            self._waited = True
+            if how == "delay":
+                await asyncio.sleep(self._plan.milliseconds / 1000)
+            elif how == "hold":
+                await self._state.held()
+        wrong = {"next_page": iova + PAGE, "stale_address": stale}.get(how)
+        if wrong is not None and wrong + size <= ALL:
+            return wrong, how
+        return iova, how if how in ("delay", "hold", "wrong_requester") else ""
+
+    def _nobody(self, access: Access, iova: int, size: int) -> DmaError:
+        """The refusal of an access as a function that is gone."""
+        transfer = Transfer(access, iova, size, False, [(iova, size)], errno.ENODEV, self._plan.how)
+        return DmaError(transfer)

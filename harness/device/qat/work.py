@@ -118,7 +118,7 @@ class Worker:
             code, address = (Code.READ_REFUSED if refused_read else Code.WRITE_REFUSED), error.iova
         except Invalid as error:
             code, result = Code.INVALID, error.reason
-        parts.misbehaviour.remember(request)
+        parts.misbehaviour.remember()
         response = q.RESPONSE.pack(code, 0, result, address, request.opaque)
         for _ in range(2 if plan.how == "complete_twice" else 1):
             if not await self._respond(response):

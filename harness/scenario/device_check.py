@@ -1,0 +1,164 @@
+"""Checks of the steps about a device's own doings: what it can do, and what it can only do after another step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from harness.scenario.args import Args, DmaArgs
+from harness.scenario.args_device import HOST_KINDS, Collect, Misbehave, Operate, SurpriseRemoval
+from harness.scenario.yaml_marks import Path_
+
+QAT_MODELS: Final = ("qat", "qat_vf")
+_OF_A_QAT: Final = ("operate", "collect", "counters", "misbehave", "resume", "vanish")
+_WAIT_FOR_IT: Final = ("close", "reset", "unbind", "unplug")
+_OUTSIDE: Final = 3  # parts of the path of a step's arguments that is in no other step
+_PORTS: Final = range(1, 9)
+
+Report = Callable[..., None]
+"""Takes the path, the message, the hint, and ``key``: the problem is the key itself."""
+
+
+@dataclass(slots=True)
+class _Doings:
+    """What has been asked of a device since its last reset."""
+
+    requests: int = 0
+    handed: int = 0  # requests that nobody has collected
+    to_hold: int = 0  # plans to hold a request that none has met
+    held: int = 0  # requests that no resume has let go on
+    plans: list[Path_] = field(default_factory=list)  # misbehaviour that no request has met yet
+    gone: str = ""  # how it went away
+
+
+class DeviceCheck:
+    """Follows what the steps of a scenario ask of its devices."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._doings: dict[str, _Doings] = {}
+
+    def step(
+        self, args: Args, kind: str, path: Path_, devices: Mapping[str, Mapping[str, Any]], *, fails: bool
+    ) -> None:
+        """Look at the next step.
+
+        Args:
+            args: its arguments.
+            kind: its kind.
+            path: where they are.
+            devices: the machine's devices as they stand in the file, by name.
+            fails: an error is expected of it.
+        """
+        name = getattr(args, "device", None)
+        if name is None or name not in devices:
+            return
+        model, doings = devices[name].get("model"), self._doings.setdefault(name, _Doings())
+        if kind in HOST_KINDS and len(path) > _OUTSIDE:
+            hint = "nothing in the guest does it: write it before or behind that step"
+            self._report(path, f"expected no {kind} inside another step, found one", hint, key=True)
+            return
+        if kind in _OF_A_QAT and model not in QAT_MODELS:
+            message = f"expected a qat for {kind}, found '{name}', model: {model}"
+            self._report((*path, "device"), message, "write model: qat in machine.devices")
+            return
+        if doings.gone:
+            self._after_the_end(kind, name, path, doings)
+        self._order(args, kind, path, doings, fails=fails)
+        if isinstance(args, Misbehave) and args.through is not None:
+            self._through(args, path, devices)
+        if isinstance(args, SurpriseRemoval):
+            self._slot(name, path, devices[name], devices)
+
+    def unclear(self, name: object) -> None:
+        """A step of a device has a mistake of its own, so nothing is said of what it may have been needed for."""
+        doings = self._doings.get(str(name))
+        if doings is not None:
+            doings.plans.clear()
+            doings.to_hold = doings.held = 0
+
+    def finish(self) -> None:
+        """Look at what was left when all steps were done."""
+        for doings in self._doings.values():
+            for path in doings.plans:
+                hint = "nothing goes wrong without one: write an operate, a dma_read or a dma_write behind it"
+                self._report(path, "expected a later request of the device, found none", hint, key=True)
+
+    def _order(self, args: Args, kind: str, path: Path_, doings: _Doings, *, fails: bool) -> None:
+        """What a step needs before it, and what it makes known to later ones."""
+        if isinstance(args, Misbehave):
+            if args.how == "stale_address" and not doings.requests:
+                hint = "let the device do one with the addresses that shall be stale"
+                self._report((*path, "how"), "expected an earlier request of the device, found none", hint)
+            doings.plans.append(path)
+            doings.to_hold += args.times if args.how == "hold" else 0
+        elif isinstance(args, Operate | DmaArgs):
+            self._request(args, path, doings)
+        elif isinstance(args, Collect) and not fails:
+            if args.count > doings.handed:
+                message = f"expected {args.count} operate with wait: false before it, found {doings.handed}"
+                self._report((*path, "count") if args.count > 1 else path, message, "there is nothing to collect")
+            doings.handed = max(0, doings.handed - args.count)
+        elif kind == "resume":
+            if not doings.held:
+                hint = "write a misbehave with how: hold and an operate with wait: false before it"
+                self._report(path, "expected a request that is held, found none", hint, key=True)
+            doings.held = max(0, doings.held - 1)
+        elif kind in ("reset", "close", "unbind", "unplug"):
+            doings.requests = doings.handed = doings.to_hold = doings.held = 0
+            self._forgotten(kind, doings)
+        elif kind in ("vanish", "surprise_removal"):
+            doings.gone = "vanished" if kind == "vanish" else "removed"
+
+    def _request(self, args: Operate | DmaArgs, path: Path_, doings: _Doings) -> None:
+        waits = not isinstance(args, Operate) or args.wait
+        if waits and (doings.to_hold or doings.held):
+            hint = "it would never end: write an operate with wait: false, then resume and collect"
+            self._report(path, "expected no step that waits for a request that is held, found one", hint, key=True)
+        doings.requests += 1
+        doings.handed += not waits
+        doings.plans.clear()
+        if doings.to_hold:
+            doings.to_hold, doings.held = doings.to_hold - 1, doings.held + 1
+
+    def _forgotten(self, kind: str, doings: _Doings) -> None:
+        """A reset takes plans away that no request has met."""
+        for path in doings.plans:
+            self._report(
+                path, "expected a request before the device is reset, found none", f"{kind} resets it", key=True
+            )
+        doings.plans.clear()
+
+    def _after_the_end(self, kind: str, name: str, path: Path_, doings: _Doings) -> None:
+        if kind in _WAIT_FOR_IT and doings.gone == "vanished":
+            hint = (
+                "the kernel waits a minute and more for a function that does not answer: write surprise_removal before"
+            )
+            self._report((*path, "device"), f"expected no {kind} of a device that has vanished, found '{name}'", hint)
+        elif kind in ("misbehave", "resume", "vanish"):
+            self._report((*path, "device"), f"expected a device that is still there, found '{name}'", "it is gone")
+
+    def _through(self, args: Misbehave, path: Path_, devices: Mapping[str, Mapping[str, Any]]) -> None:
+        other = devices.get(str(args.through))
+        if other is not None and other.get("model") in QAT_MODELS and args.through != args.device:
+            return
+        what = "the device itself" if args.through == args.device else f"'{args.through}'"
+        offer = [name for name, one in devices.items() if one.get("model") in QAT_MODELS and name != args.device]
+        hint = f"these are: {', '.join(offer)}" if offer else "write another device with model: qat in machine.devices"
+        self._report((*path, "through"), f"expected another qat of the machine, found {what}", hint)
+
+    def _slot(
+        self, name: str, path: Path_, device: Mapping[str, Any], devices: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Refuse to pull out what is in no slot, or in one with others."""
+        place = str(device.get("at", ""))[:2]
+        if device.get("model") == "vf" or device.get("vfs"):
+            message = f"expected a device without VFs, found '{name}'"
+            self._report((*path, "device"), message, "a VF is in no slot, and a PF takes its VFs along")
+        elif place not in {f"{bus:02x}" for bus in _PORTS}:
+            message = f"expected a device on the buses 01 to 08, found '{name}' on bus {place}"
+            self._report((*path, "device"), message, "those are behind slots of their own")
+        elif [one for one, other in devices.items() if one != name and str(other.get("at", ""))[:2] == place]:
+            message = f"expected a device that is alone on its bus, found '{name}' beside others"
+            self._report((*path, "device"), message, "whatever is in the slot goes with it")
