@@ -215,8 +215,7 @@ class Dma:
                     parts.append(memoryview(reply.body)[DMA_ACCESS.size :])
         finally:
             for _, _, future in asked:
-                if not future.cancel() and not future.cancelled():
-                    future.exception()  # it has come, and nobody wants it
+                future.cancel()  # where its reply has come already, nobody wants it
 
     def _pieces(self, transfer: Transfer, most: int) -> Iterator[tuple[int, int]]:
         """First IOVA and bytes of each piece, at most so many."""

@@ -104,7 +104,8 @@ class FunctionServer:
 
     def lost(self, why: str) -> None:
         """The client has gone."""
-        self._note(why)
+        if self._listener is not None:  # else it is we who go
+            self._note(why)
         self._connection = None
         self.model.detached()
         self.on_lost()

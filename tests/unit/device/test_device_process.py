@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 from client import CONFIG, Client, connected, listening, within
+from sample import Sample
 
 from harness.deadline import Deadline
 from harness.device import wire
-from harness.device.process import Process
+from harness.device.process import MODELS, Process
 from harness.device.wire import Command
 from harness.errors import InfrastructureError
 from harness.machine.device_server import DeviceServer, Sockets, served
@@ -102,6 +103,20 @@ def test_a_request_that_makes_no_sense_is_refused_by_a_line(line: bytes) -> None
             assert (answer["ok"], bool(answer["error"])) == (False, True)
             process.servers["qat0"].close()
 
+    asyncio.run(whole())
+
+
+def test_a_model_that_does_nothing_wrong_cannot_be_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def whole() -> None:
+        with listening() as listener:
+            functions = [{"name": "s", "model": "sample", "fd": os.dup(listener.fileno())}]
+            process = Process(functions, asyncio.get_running_loop())
+            assert asked(process, do="news", function="s")["ok"]
+            for request in ({"do": "release"}, {"do": "misbehave", "how": "hold"}):
+                assert not asked(process, function="s", **request)["ok"]
+            process.servers["s"].close()
+
+    monkeypatch.setitem(MODELS, "sample", Sample)
     asyncio.run(whole())
 
 
