@@ -69,9 +69,8 @@ def unmet_steps(scenario: Scenario) -> str | None:
         elif step.kind in _DMA and name in served and name not in masters and step.expect.error is None:
             return f"'{name}' is to make a DMA while it is no bus master, and a {served[name]} reads no request then"
         elif step.expect.error == _FULL or _LEFT in (step.expect.counts or {}):
-            return (
-                f"it counts the mappings of a container, in which a {next(iter(served.values()))} has one for its rings"
-            )
+            model = next(iter(served.values()))
+            return f"it counts the mappings of a container, of which a {model} has one for its rings"
     return None
 
 
