@@ -52,7 +52,7 @@ def unmet_model(spec: MachineSpec, emulation: Emulation) -> str | None:
 
 
 def unmet_steps(scenario: Scenario) -> str | None:
-    """Why a scenario's devices cannot do its steps, as one line; None when they can.
+    """Why the devices that :func:`with_model` has put in cannot do the steps, as one line; None when they can.
 
     A device that reads its requests from memory does nothing, and says nothing, while it is no bus master; an edu is
     told of a DMA by its registers. And its rings are a mapping in its container, which counts like any other.

@@ -151,3 +151,11 @@ def test_what_counts_mappings_is_for_an_edu(step: str):
     found = unmet_steps(with_model(scenario(OPEN, step), "qat"))
     assert found == "it counts the mappings of a container, of which a qat has one for its rings"
     assert unmet_steps(scenario(OPEN, step)) is None
+
+
+def test_a_file_that_names_the_model_itself_knows_what_that_can_do():
+    own = scenario(OPEN, READ, devices=EDU.replace("model: edu", "model: qat"))
+    serving = resources({"vfio-user-pci": frozenset({"socket"})})
+    assert unmet(Cell(own, "11.1", "6.12", "a"), serving) is None
+    replaced = Cell(with_model(scenario(OPEN, READ), "qat"), "11.1", "6.12", "a", model="qat")
+    assert unmet(replaced, serving) is not None
