@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.errors import ConfigurationError
-from harness.machine.devices import device_arguments, filler_arguments, without_descriptors
+from harness.machine.devices import device_arguments, filler_arguments, served_names, without_descriptors
 from harness.machine.slots import IOMMU, MAX_PORTS, PANIC, SERIAL, own_slots, port_address
 from harness.machine.spec import TABLE_OF_BUSES, Iommu, MachineSpec
 
@@ -229,8 +229,8 @@ def build_argv(
 def pasteable(argv: list[str], env: Mapping[str, str]) -> str:
     """A shell script that starts the same machine by hand, with the console and a root shell on the terminal.
 
-    The harness's socket pairs do not exist there, so their ends become ``null``, as does the content of an nvme; and
-    files of the run folder are not overwritten.
+    The harness's socket pairs do not exist there, so their ends become ``null``, as does the content of an nvme;
+    devices that a process serves are left out, and files of the run folder are not overwritten.
     """
     out: list[str] = []
     for word in without_descriptors(argv):
@@ -248,4 +248,6 @@ def pasteable(argv: list[str], env: Mapping[str, str]) -> str:
     assignments = [f"{name}={shlex.quote(value)}" for name, value in sorted(env.items())]
     lines = " \\\n  ".join([*assignments, *(shlex.quote(word) for word in out)])
     about = "# The machine of this run, by hand: the console is the terminal; 'poweroff -f' ends it."
+    if left_out := served_names(argv):
+        about += f"\n# Left out, because nobody serves them here: {', '.join(left_out)}."
     return f"#!/bin/sh\n{about}\nexec env {lines}\n"

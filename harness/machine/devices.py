@@ -161,7 +161,7 @@ def without_descriptors(argv: list[str]) -> list[str]:
     for word in words:
         if word == "-add-fd":
             next(words)
-        elif word.startswith("{") and f'"{_VFIO_USER}"' in word:
+        elif _is_served(word):
             out.pop()  # its -device: nobody serves it there
         elif word.startswith("{") and _FDSET in word:
             node = json.loads(word)["node-name"]
@@ -171,3 +171,12 @@ def without_descriptors(argv: list[str]) -> list[str]:
         else:
             out.append(word)
     return out
+
+
+def served_names(argv: Iterable[str]) -> list[str]:
+    """The names of the devices that a process beside QEMU serves, in the order of QEMU's arguments."""
+    return [str(json.loads(word)["id"]) for word in argv if _is_served(word)]
+
+
+def _is_served(word: str) -> bool:
+    return word.startswith(f'{{"driver": "{_VFIO_USER}"')

@@ -52,7 +52,7 @@ def unmet_model(spec: MachineSpec, emulation: Emulation) -> str | None:
 
 
 def unmet_steps(scenario: Scenario) -> str | None:
-    """Why a scenario's devices cannot do its steps, as one line; None when they can.
+    """Why the devices that :func:`with_model` has put in cannot do the steps, as one line; None when they can.
 
     A device that reads its requests from memory does nothing, and says nothing, while it is no bus master; an edu is
     told of a DMA by its registers. And its rings are a mapping in its container, which counts like any other.
@@ -69,9 +69,8 @@ def unmet_steps(scenario: Scenario) -> str | None:
         elif step.kind in _DMA and name in served and name not in masters and step.expect.error is None:
             return f"'{name}' is to make a DMA while it is no bus master, and a {served[name]} reads no request then"
         elif step.expect.error == _FULL or _LEFT in (step.expect.counts or {}):
-            return (
-                f"it counts the mappings of a container, in which a {next(iter(served.values()))} has one for its rings"
-            )
+            model = next(iter(served.values()))
+            return f"it counts the mappings of a container, of which a {model} has one for its rings"
     return None
 
 

@@ -10,6 +10,9 @@ EDU_BYTES = 4096
 NVME_BYTES = 16 << 20
 """Bytes of an nvme's namespace, which its VFs have too."""
 
+QAT_BYTES = 16 << 20
+"""Bytes of a QAT-like device's own, and the most that it copies at once."""
+
 SECTOR = 512
 NVME_LONGEST = 512 << 10
 
@@ -23,6 +26,8 @@ def dma_problem(model: str, args: DmaArgs) -> tuple[str, str, str] | None:
     """
     if model == "edu":
         return _edu(args)
+    if model in ("qat", "qat_vf"):
+        return _qat(args)
     return _nvme(args) if model in ("nvme", "vf") else None
 
 
@@ -40,6 +45,14 @@ def _edu(args: DmaArgs) -> tuple[str, str, str] | None:
     beyond = _inside(args, EDU_BYTES)
     hint = "what goes beyond the device's own bytes can corrupt the memory of QEMU itself"
     return beyond and (*beyond, hint)
+
+
+def _qat(args: DmaArgs) -> tuple[str, str, str] | None:
+    if not 1 <= args.size <= QAT_BYTES:
+        hint = "a QAT-like device copies that much at once; use several steps"
+        return "size", f"expected a DMA size from 1 to 16M, found {args.size}", hint
+    beyond = _inside(args, QAT_BYTES)
+    return beyond and (*beyond, f"a QAT-like device has {QAT_BYTES >> 20} MiB of its own")
 
 
 def _nvme(args: DmaArgs) -> tuple[str, str, str] | None:

@@ -80,8 +80,9 @@ class Device(Model):
             raise refuse("of and number for a vf only", f"model: {self.model}", "take them away", quote=False)
         if self.at is None:
             raise refuse("an address", "none", 'write at: "02:00.0"', quote=False)
-        if self.model == "edu" and self.vfs:
-            raise refuse("VFs of an nvme only", "vfs beside model: edu", "edu has no SR-IOV", quote=False)
+        if self.model != "nvme" and self.vfs:
+            hint = f"{self.model} has no SR-IOV"
+            raise refuse("VFs of an nvme only", f"vfs beside model: {self.model}", hint, quote=False)
         if self.model == "nvme" and (self.at.startswith("00:") or not self.at.endswith(":00.0")):
             raise refuse("an nvme behind a root port, at bb:00.0", self.at, "its VFs are at the functions behind it")
         return self

@@ -67,7 +67,7 @@ def test_a_function_gets_a_function_0_beside_it() -> None:
     ]
     assert {name for name, one in found.items() if one.get("multifunction")} == {"filler.00.05", "filler.3d.01", "e1"}
     assert list(found)[:2] == ["filler.00.05", "filler.3d.01"], "function 0 comes first"
-    assert spec.frozen.devices == (spec.devices[3],)
+    assert [(one.model, one.at) for one in spec.frozen.devices] == [("edu", "00:05.3")]
 
 
 def test_the_machines_own_devices_make_room_and_the_ports_stay_in_order() -> None:

@@ -29,12 +29,19 @@ PROPERTIES = {"intel-iommu": frozenset({"intremap", "caching-mode", "aw-bits"})}
 
 
 def argv(
-    spec: MachineSpec, *, accelerator: str = "tcg", sandbox: bool = True, properties=PROPERTIES, disks=None, **more
+    spec: MachineSpec,
+    *,
+    accelerator: str = "tcg",
+    sandbox: bool = True,
+    properties=PROPERTIES,
+    disks=None,
+    sockets=None,
+    **more,
 ) -> list[str]:
     return build_argv(
         spec,
         Boot(Path("/k/vmlinux"), Path("/k/initrd.img"), "key"),
-        Wiring(10, 11, 12, console=Path("/r,1/console.log"), log=Path("/r,1/qemu.log"), disks=disks or {}),
+        Wiring(10, 11, 12, Path("/r,1/console.log"), Path("/r,1/qemu.log"), disks=disks or {}, sockets=sockets or {}),
         machine_type="pc-q35-11.1",
         accelerator=accelerator,
         sandbox=sandbox,
@@ -132,6 +139,49 @@ def test_a_build_without_sriov_is_refused(properties: frozenset[str]):
         argv(WITH_VFS, properties={**PROPERTIES, "nvme": properties}, disks=DISKS)
 
 
+SERVED = MachineSpec(
+    devices=(
+        DeviceSpec("pf", "qat", "02:00.0"),
+        DeviceSpec("vf", "qat_vf", "02:00.1"),
+        DeviceSpec("alone", "qat_vf", "03:02.5"),
+        DeviceSpec("edu0", "edu", "01:00.0"),
+    )
+)
+SERVES = {**PROPERTIES, "vfio-user-pci": frozenset({"socket"})}
+SOCKETS = {"pf": "/d/pf", "vf": "/d/vf", "alone": "/d/alone"}
+
+
+def test_a_served_device_is_told_its_socket_and_the_iommu_comes_first():
+    found = devices(argv(SERVED, properties=SERVES, sockets=SOCKETS))
+    served = [one for one in found if one["driver"] == "vfio-user-pci"]
+    assert found[0]["driver"] == "intel-iommu"
+    assert found[0]["caching-mode"] is True  # without it QEMU ends when the guest switches translation on
+    places = [(one["id"], one["bus"], one["addr"], one.get("multifunction", False)) for one in served]
+    assert places == [
+        ("pf", "port2", "0.0", True),
+        ("vf", "port2", "0.1", False),
+        ("alone", "port3", "2.5", False),
+    ]
+    assert [one["socket"] for one in served] == [{"type": "unix", "path": SOCKETS[str(one["id"])]} for one in served]
+    assert [one["id"] for one in found if one["driver"] == "pci-testdev"] == ["filler.03.02"]
+
+
+def test_a_build_without_vfio_user_is_refused():
+    with pytest.raises(ConfigurationError, match="no vfio-user-pci, which model: qat needs"):
+        argv(SERVED, sockets=SOCKETS)
+
+
+def test_the_script_leaves_served_devices_out_and_says_so():
+    words = argv(SERVED, properties=SERVES, sockets=SOCKETS)
+    script = pasteable(["qemu", *words], {})
+    assert "# Left out, because nobody serves them here: pf, vf, alone.\n" in script
+    assert "vfio-user-pci" not in script
+    left = [json.loads(word) for word in shlex.split(script, comments=True) if word.startswith('{"driver": "edu"')]
+    assert [one["id"] for one in left] == ["edu0"]
+    assert shlex.split(script, comments=True).count("-device") == words.count("-device") - 3
+    assert "Left out" not in pasteable(argv(MachineSpec()), {})
+
+
 def test_each_namespace_has_memory_of_its_own():
     disks = make_disks(WITH_VFS.devices)
     try:
@@ -220,7 +270,7 @@ def test_more_buses_than_ports_are_refused():
 def test_a_frozen_machine_has_only_the_devices_of_bus_0():
     inside, behind = DeviceSpec("a", "edu", "00:05.0"), DeviceSpec("b", "edu", "02:00.0")
     spec = MachineSpec(devices=(inside, behind))
-    assert spec.frozen == MachineSpec(devices=(inside,))
+    assert spec.frozen == MachineSpec(devices=(DeviceSpec("at.00.05.0", "edu", "00:05.0"),))
     assert spec.fixed_devices == (inside,)
 
 

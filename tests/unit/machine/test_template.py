@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -133,8 +134,17 @@ def test_the_key_does_not_change_with_devices_behind_ports() -> None:
     elsewhere = MachineSpec(devices=(replace(BEHIND_PORT, at="3d:00.0"), replace(BEHIND_PORT, name="b", at="fe:00.0")))
     assert replace(PLAIN, spec=elsewhere.frozen).key == PLAIN.key
     both = MachineSpec(devices=(BEHIND_PORT, ON_BUS_0))
-    assert both.frozen.devices == both.fixed_devices == (ON_BUS_0,)
+    assert both.fixed_devices == (ON_BUS_0,)
+    assert [one.at for one in both.frozen.devices] == [ON_BUS_0.at]
     assert replace(PLAIN, spec=both.frozen).key == OTHERS["spec.devices"].key
+
+
+@pytest.mark.parametrize("changed", [{"name": "other"}, {"model": "qat"}, {"model": "qat_vf"}], ids=str)
+def test_devices_on_bus_0_share_a_template_whatever_their_names_and_models(changed: dict[str, Any]) -> None:
+    """QEMU freezes no machine with a device that a process serves; an edu keeps its place."""
+    other = MachineSpec(devices=(replace(ON_BUS_0, **changed),))
+    assert replace(PLAIN, spec=other.frozen).key == OTHERS["spec.devices"].key
+    assert [one.model for one in other.frozen.devices] == ["edu"]
 
 
 def test_the_key_does_not_change_with_paths() -> None:

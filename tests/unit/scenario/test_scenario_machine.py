@@ -34,7 +34,7 @@ def machine(value: str) -> list[str]:
         ("{devices: [edu0]}", "1:20 expected a mapping, found a list"),
         ("{devices: {edu0: {}}}", "1:21 expected 'model' in 'edu0', found none"),
         ("{devices: {edu0: {model: edu}}}", "1:27 expected an address, found none"),
-        ("{devices: {a: {model: igb, at: 02:00.0}}}", "1:32 expected edu, nvme or vf, found 'igb'"),
+        ("{devices: {a: {model: igb, at: 02:00.0}}}", "1:32 expected edu, nvme, vf, qat or qat_vf, found 'igb'"),
         ("{devices: {a: {model: nvme, at: 00:05.0}}}",
          "1:24 expected an nvme behind a root port, at bb:00.0, found '00:05.0'"),
         ("{devices: {a: {model: nvme, at: 02:01.2}}}",

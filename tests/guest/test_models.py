@@ -1,0 +1,68 @@
+"""QAT-like devices where the scenarios have an edu: every DMA scenario says the same of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.paths import scenarios_dir
+from harness.report import cell_text
+from harness.results import CellResult, Outcome, Progress
+from harness.run import run_scenarios
+from harness.run.options import RunOptions
+
+# They ask for a DMA while the device is no bus master: it does not even read its requests then.
+FOR_AN_EDU = {"bus_master_off", "bus_master_off_unmapped"}
+
+
+def run(out: Path, *names: str, **options: object) -> dict[str, CellResult]:
+    paths = tuple(scenarios_dir() / name for name in names)
+    result = run_scenarios(RunOptions(paths=paths, out=out, models=("qat",), **options), Progress())  # type: ignore[arg-type]
+    assert not result.interrupted
+    return {cell.scenario: cell for cell in result.cells}
+
+
+@pytest.fixture(scope="module")
+def dma(tmp_path_factory: pytest.TempPathFactory) -> dict[str, CellResult]:
+    return run(tmp_path_factory.mktemp("qat") / "out", "dma", fetch=True)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", sorted(file.stem for file in (scenarios_dir() / "dma").glob("*.yaml")))
+def test_dma_scenario(dma: dict[str, CellResult], name: str) -> None:
+    cell = dma[f"dma/{name}"]
+    if name in FOR_AN_EDU:
+        assert cell.outcome is Outcome.SKIP
+        assert "while it is no bus master" in cell.message
+        return
+    assert cell.outcome is Outcome.PASS, cell_text(cell)
+    assert cell.start == "clone"
+    script = (Path(cell.folder) / "qemu.sh").read_text()
+    assert "Left out, because nobody serves them here: " in script
+    assert '"driver": "edu"' not in script
+
+
+@pytest.mark.timeout(300)
+def test_a_guest_that_boots_with_a_pf_and_its_vfs(tmp_path: Path) -> None:
+    (booted,) = run(tmp_path / "boot", "qat/pf_and_vfs.yaml", fresh_boot=True).values()
+    assert (booted.outcome, booted.start) == (Outcome.PASS, "boot"), cell_text(booted)
+
+
+@pytest.mark.timeout(300)
+def test_behind_other_iommus_and_behind_none(tmp_path: Path) -> None:
+    """Without an IOMMU it is on the kernel that allows that; a machine with AMD's is booted."""
+    names = ("virtio/unmapped_read", "amd/unmapped", "noiommu/roundtrip")
+    found = run(tmp_path / "out", *(f"{name}.yaml" for name in names), fetch=True)
+    assert set(found) == set(names)
+    for cell in found.values():
+        assert cell.outcome is Outcome.PASS, cell_text(cell)
+        assert "--model qat" in cell.rerun
+
+
+@pytest.mark.parametrize("qemu", ["7.2", "10.0"])
+def test_an_older_qemu_is_skipped_and_no_guest_is_started(tmp_path: Path, qemu: str) -> None:
+    (cell,) = run(tmp_path / "out", "dma/unmapped_read.yaml", qemu=(qemu,), fetch=True).values()
+    assert cell.outcome is Outcome.SKIP
+    assert f"needs QEMU >=10.1 with vfio-user-pci for model: qat, this is {qemu}." in cell.message
+    assert not list((tmp_path / "out").glob("*/qemu.log"))
