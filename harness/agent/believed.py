@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from harness.agent.context import Context
-    from harness.agent.ledger import NotedContainer
+    from harness.agent.noted_container import NotedContainer
     from harness.agent.ranges import Range
     from harness.agent.registry import Step
 

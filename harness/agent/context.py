@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.agent import implementations
-from harness.agent.ledger import NotedCalls, NotedContainer
+from harness.agent.ledger import NotedCalls
 from harness.agent.outcome import DeviceNotOpen, NoIova, NotAccessible, UnknownBuffer, UnknownDevice
 
 TYPE_CHECKING = False
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from harness.agent.engine import Engine
     from harness.agent.kernel_log import KernelLog
+    from harness.agent.noted_container import NotedContainer
     from usdm.vfio import Container, Device
 
 DEFAULT_CONTAINER = "default"
@@ -131,6 +132,7 @@ class Context:
             iommu_type: `type1` or `type1v2`, for a container that is not open yet; None is `type1`, as libqat does.
         """
         if name not in self._containers:
+            from harness.agent.noted_container import NotedContainer
             from usdm import vfio_uapi
 
             kind = vfio_uapi.TYPE1V2_IOMMU if iommu_type == "type1v2" else vfio_uapi.TYPE1_IOMMU

@@ -1,14 +1,8 @@
-"""Who has asked for which mappings, noted while it is asked: nobody can be asked for it later.
-
-VFIO tells no list of a container's mappings, and Intel's C library none of its own.
-"""
+"""What Intel's C library has promised to be mapped, noted while it is called: it can be asked for no list later."""
 
 from __future__ import annotations
 
-from usdm import vfio_uapi
-from usdm.container import kernel_ioctl
 from usdm.limits import IOVA_SLAB_SIZE
-from usdm.vfio import Container
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,65 +10,6 @@ if TYPE_CHECKING:
 
     from harness.agent.implementations import Implementation
     from harness.agent.ranges import Range
-    from usdm.vfio import Device
-
-
-class NotedContainer(Container):
-    """A container that knows what is mapped in it beside USDM.
-
-    Attributes:
-        beside: First IOVA of each such mapping to its size in bytes and its access, `r`, `w` or `rw`.
-        cut: Ranges in which mappings of USDM have been unmapped beside USDM since it was last asked, `(first, end)`.
-        lost: First IOVA and bytes of USDM's mappings that were unmapped so, and that USDM still believes in.
-    """
-
-    def __init__(self, iommu_type: int = vfio_uapi.TYPE1_IOMMU) -> None:
-        super().__init__(iommu_type)
-        self.beside: dict[int, tuple[int, str]] = {}
-        self.cut: list[tuple[int, int]] = []
-        self.lost: set[tuple[int, int]] = set()
-
-    def map_dma(self, vaddr: int, iova: int, size: int, *, read: bool = True, write: bool = True) -> None:
-        """See `Container`."""
-        super().map_dma(vaddr, iova, size, read=read, write=write)
-        self.beside[iova] = size, "r" * read + "w" * write
-
-    def unmap_dma(self, iova: int, size: int) -> int:
-        """See `Container`. The kernel takes whole mappings only: those that begin in the range."""
-        removed = super().unmap_dma(iova, size)
-        if removed:
-            begun = [first for first in self.beside if iova <= first < iova + size]
-            if removed > sum(self.beside.pop(first)[0] for first in begun):
-                self.cut.append((iova, iova + size))
-        return removed
-
-    def leave(self, device: Device) -> None:
-        """See `Container`. With its last group all its mappings go."""
-        super().leave(device)
-        if not self.groups:
-            self.beside.clear()
-
-    def close(self) -> None:
-        """See `Container`."""
-        super().close()
-        self.beside.clear()
-
-    def holds(self, number: int | None) -> bool:
-        """Tell whether a group is in the container by the kernel's word; one whose devices went away is not."""
-        held = [group.number for group in self.groups.values() if _in_container(group.fd)]
-        if not held:
-            self.beside.clear()
-        return number in held
-
-
-def _in_container(fd: int) -> bool:
-    """Tell whether a group is in any container."""
-    status = vfio_uapi.group_status_request()
-    try:
-        kernel_ioctl(fd, vfio_uapi.GROUP_GET_STATUS, status)
-    except OSError:
-        return False  # ENODEV: it has no device any more
-    return bool(vfio_uapi.group_flags(status) & vfio_uapi.GROUP_FLAGS_CONTAINER_SET)
 
 
 class NotedCalls:
@@ -82,28 +17,29 @@ class NotedCalls:
 
     Attributes:
         name: See `Implementation`.
+        api: The implementation.
         fd: Descriptor of the container that is registered; None without one.
     """
 
     def __init__(self, api: Implementation) -> None:
         self.name = api.name
         self.fd: int | None = None
-        self._api = api
+        self.api = api
         self._count = 0
         self._promised = None if api.name == "usdm" else Promises()
 
     def is_absent(self, error: Exception) -> bool:
         """See `Implementation`."""
-        return self._api.is_absent(error)
+        return self.api.is_absent(error)
 
     def call(self, function: str, *arguments: Any) -> tuple[Any, Exception | None]:
         """See `Implementation`."""
         promised = self._promised
         if promised is None and function not in _REGISTRATION:
-            return self._api.call(function, *arguments)
+            return self.api.call(function, *arguments)
         # A function that frees takes the pointer's value away.
         given = [getattr(argument, "value", argument) for argument in arguments]
-        value, error = self._api.call(function, *arguments)
+        value, error = self.api.call(function, *arguments)
         if error is None:
             was = self.fd
             self._registered(function, value, given)

@@ -2,21 +2,23 @@
 
 A transfer goes in pieces of at most a page wherever it may be refused. Each refused piece must have a fault of the same
 requester in the trace, of the same access and in the piece's page, and each of its faults such a piece. A function that
-must not access memory is refused before the IOMMU is asked, so without a fault; and where the IOMMU does not translate,
-an address without memory is refused without one, too.
+must not access memory is refused before the IOMMU is asked, so without a fault; where the IOMMU does not translate, an
+address without memory is refused without one, too; and so is a write to a page that can be read only, once QEMU's IOTLB
+has the page because of a read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from harness.fault import describe, evidence_faults
 from harness.fault.pci import without_domain_0
 from harness.fault.reasons import is_interrupt_reason
 from harness.fault.trace import PAGE_SHIFT, page_of
+from harness.judge.device_ranges import expand
 from harness.judge.words import listed
-from harness.results import Check, Evidence, FaultRecord, StepEvidence, Transfer
+from harness.results import Check, Evidence, FaultRecord, Run, StepEvidence, Transfer
 
 _DMA = ("dma_read", "dma_write")
 _REFUSED = {"read_refused": "read", "write_refused": "write"}
@@ -36,6 +38,15 @@ class _Piece:
         if page is None or fault.access not in (None, self.transfer.access):
             return False
         return self.first >> PAGE_SHIFT <= page <= (self.first + self.size - 1) >> PAGE_SHIFT
+
+    def cached(self, ranges: Iterable[Run], reads: Iterable[Transfer]) -> bool:
+        """Whether it is a write to a page that can be read only and has been read, which QEMU refuses silently."""
+        if self.transfer.access != "write":
+            return False
+        first, end = self.first >> PAGE_SHIFT << PAGE_SHIFT, self.first + self.size
+        if not any(start <= self.first and end <= stop and access == "r" for start, stop, access in expand(ranges)):
+            return False
+        return any(one.iova < end and first < one.iova + one.size for one in reads)
 
     def __str__(self) -> str:
         note = f" ({self.transfer.note})" if self.transfer.note else ""
@@ -77,7 +88,11 @@ class _Device:
         self._faults = faults
         self._waiting: list[FaultRecord] = []  # whose transfer was not over when the device was asked
         self._translated = True
-        self._transfers = self._refused = self._more = self._interrupts = self._master_off = self._bare = 0
+        self._ranges: tuple[Run, ...] = ()
+        self._reads: list[Transfer] = []
+        self._transfers = self._refused = self._more = self._interrupts = self._master_off = self._bare = (
+            self._cached
+        ) = 0
 
     def step(self, seen: StepEvidence) -> None:
         """Compare what both say of a step."""
@@ -90,6 +105,8 @@ class _Device:
             return
         was_translated, belief = self._translated, news.believed
         self._translated = belief.translated if belief is not None else was_translated
+        self._ranges = self._ranges if news.ranges is None else news.ranges
+        self._reads += [one for one in news.transfers if one.access == "read" and not one.refused]
         self._transfers += len(news.transfers) + news.more
         self._more += news.more
         pieces = [_Piece(one, *piece) for one in news.transfers for piece in one.refused]
@@ -99,10 +116,12 @@ class _Device:
             if not piece.transfer.bus_master:
                 self._master_off += 1
             elif not any(piece.has(fault) for fault in (*self._waiting, *mine)):
-                if was_translated and self._translated:
-                    self.disagreements.append(f"{where}: the device tells of {piece}, the trace of no such fault")
-                else:
+                if not (was_translated and self._translated):
                     self._bare += 1
+                elif piece.cached(self._ranges, self._reads):
+                    self._cached += 1
+                else:
+                    self.disagreements.append(f"{where}: the device tells of {piece}, the trace of no such fault")
         may = [piece for piece in pieces if piece.transfer.bus_master]
         for fault in self._waiting:
             if not any(piece.has(fault) for piece in may):
@@ -144,6 +163,8 @@ class _Device:
             yield f"{self.name}: {self._master_off} pieces were refused without a fault, because it was no bus master"
         if self._bare:
             yield f"{self.name}: {self._bare} pieces were refused without a fault, because the IOMMU did not translate"
+        if self._cached:
+            yield f"{self.name}: {self._cached} writes to read-only pages were refused without a fault, by QEMU's IOTLB"
         if self._interrupts:
             yield f"{self.name}: {self._interrupts} faults of interrupts, of which its log of DMAs does not tell"
 

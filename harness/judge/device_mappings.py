@@ -8,7 +8,7 @@ from harness.judge.device_ranges import Difference, differences, expand, outside
 from harness.judge.steps import deviation
 from harness.judge.words import listed
 from harness.results import Belief, Check, Evidence, Run, StepEvidence
-from harness.scenario.steps import Step
+from harness.scenario.steps import Nested, Step
 
 _UNITS = ((30, "G"), (20, "M"), (10, "K"))
 
@@ -131,9 +131,11 @@ class _Device:
         )
 
     def _known(self, index: int) -> str:
-        """The known defect of the C library that a step shows; empty for none."""
-        known = deviation(self._steps[index], self._libusdm) if 0 <= index < len(self._steps) else None
-        return known.defect if known is not None else ""
+        """The known defect of the C library that stands at a step, or at one inside it; empty for none."""
+        steps = self._steps[index : index + 1]
+        steps = (*steps, *(inner for step in steps if isinstance(step.args, Nested) for inner in step.args.steps))
+        found = (deviation(step, self._libusdm) for step in steps)
+        return next((known.defect for known in found if known is not None), "")
 
     def _expected(self, one: Difference) -> str:
         """What the program believes there; of a range that is partly right, the whole of it."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.agent import edu, implementations, nvme, pci, requests
+from harness.agent import edu, implementations, noted_container, nvme, pci, requests
 from harness.agent.context import Context
 from harness.agent.execute import execute
 from harness.agent.implementations import UnknownImplementation, Usdm
@@ -69,7 +69,7 @@ class PretendedApi:
 @pytest.fixture
 def containers(monkeypatch: pytest.MonkeyPatch) -> list[PretendedContainer]:
     monkeypatch.setattr(PretendedContainer, "made", [], raising=False)
-    monkeypatch.setattr(vfio, "Container", PretendedContainer)
+    monkeypatch.setattr(noted_container, "NotedContainer", PretendedContainer)
     monkeypatch.setattr(vfio, "iommu_group", lambda address: 7)
     monkeypatch.setattr(edu, "Edu", PretendedEdu)
     monkeypatch.setattr(pci, "bind", lambda address: None)
@@ -175,13 +175,13 @@ def log(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_steps_run_on_what_the_host_asks_for(log: None, monkeypatch: pytest.MonkeyPatch) -> None:
     context = Context()
-    assert isinstance(context.api, Usdm)
+    assert isinstance(context.api.api, Usdm)
     assert execute(context, "_begin", {"devices": {}, "replaced": []})["error"] is None
-    assert isinstance(context.api, Usdm)
+    assert isinstance(context.api.api, Usdm)
     chosen = PretendedApi()
     monkeypatch.setattr(implementations, "find", lambda name: chosen if name == "libusdm" else pytest.fail(name))
     assert execute(context, "_begin", {"devices": {}, "replaced": [], "implementation": "libusdm"})["error"] is None
-    assert context.api is chosen
+    assert context.api.api is chosen
 
 
 def test_an_implementation_that_cannot_be_had_is_told_before_the_first_step(log: None) -> None:

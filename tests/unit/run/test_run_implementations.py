@@ -77,7 +77,7 @@ class Pretended:
         log = plan.folder / "qemu.log"
         log.write_text("")
         (plan.folder / "console.log").write_text(f"console of {plan.folder.name}\n")
-        yield PretendedGuest(self, plan, SimpleNamespace(files=SimpleNamespace(log=log)))
+        yield PretendedGuest(self, plan, SimpleNamespace(files=SimpleNamespace(log=log), devices=None))
 
     def resources(self) -> Resources:
         build = QemuBuild("11.1", "11.1.3", "b", ("qemu",), {}, None)
