@@ -32,8 +32,8 @@ _REQUEST_PAGE, _RESPONSE_PAGE, _LIST_PAGES, _PAGES = 0, 1, range(2, 14), 14
 _OWNER = PAGE // 8 - 1
 _GONE = 0xFFFF_FFFF
 _ADDRESSES = 1 << 64
-# Between two looks at memory the processor is free for whoever makes the device's DMA; with longer pauses, or more looks
-# between them, fewer requests a second come back.
+# Between two looks at memory the processor is free for whoever makes the DMA; with longer pauses, and with more
+# looks between them, fewer requests a second come back.
 _PAUSE_SECONDS = 0.00001
 _CHECK_SECONDS = 0.05
 # So long after its response an interrupt still counts.
@@ -152,7 +152,7 @@ class Qat(Engine):
         self.device.reset()
 
     def counters(self) -> dict[str, int]:
-        """Return what the device has counted since it was plugged in.
+        """Return what the device has counted since it was plugged in, and its state.
 
         Raises:
             NotQat: It does not answer.
@@ -162,7 +162,10 @@ class Qat(Engine):
             raise NotQat(f"{self.device.bdf} does not answer")
         names = ("requests", "responses", "bytes_read", "bytes_written", "dma_errors", "interrupts", "resets")
         first = q.REQUESTS // 4
-        return {name: words[first + 2 * n] | words[first + 2 * n + 1] << 32 for n, name in enumerate(names)}
+        found = {name: words[first + 2 * n] | words[first + 2 * n + 1] << 32 for n, name in enumerate(names)}
+        status = words[q.STATUS // 4]
+        state = {"busy": int(bool(status & q.BUSY)), "fatal": int(bool(status & q.FATAL))}
+        return {**found, **state, "error": words[q.ERROR // 4]}
 
     def state(self) -> str:
         """Return what STATUS and ERROR say, in words."""
@@ -190,6 +193,8 @@ class Qat(Engine):
         destination: Sequence[tuple[int, int]] = (),
         operand: int = 0,
         *,
+        source_list: int | None = None,
+        destination_list: int | None = None,
         interrupt: bool = False,
         ring: bool = True,
         seconds: float = 10.0,
@@ -201,6 +206,8 @@ class Qat(Engine):
             source: Address and bytes of each buffer that is read; several are given as a scatter list.
             destination: The same of what is written, or compared with.
             operand: FILL's byte, LOAD's and STORE's offset.
+            source_list: Instead of `source`: the address of a scatter list, whatever is there.
+            destination_list: The same instead of `destination`.
             interrupt: The response shall be announced by MSI-X.
             ring: Tell the device now; else a later request tells of this one too.
             seconds: How long to wait for rings, where they must be set up.
@@ -232,8 +239,13 @@ class Qat(Engine):
         flags = 0
         places = [0, 0, 0, 0]
         try:
-            for side, (pieces, flag) in enumerate(((source, q.SOURCE_LIST), (destination, q.DESTINATION_LIST))):
-                if len(pieces) == 1:
+            for side, (pieces, flag, listed) in enumerate(
+                ((source, q.SOURCE_LIST, source_list), (destination, q.DESTINATION_LIST, destination_list))
+            ):
+                if listed is not None:
+                    flags |= flag
+                    places[side] = listed
+                elif len(pieces) == 1:
                     places[side], places[2 + side] = pieces[0]
                 elif pieces:
                     flags |= flag

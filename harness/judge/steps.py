@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from harness.judge.aspect import NOT_SAID, Aspect
 from harness.judge.mappings import mapping_aspects
+from harness.judge.operations import operation_aspects
 from harness.judge.words import value
 from harness.results import Check, StepEvidence
 from harness.scenario.args import Alloc
@@ -22,6 +23,7 @@ _STEP_ERRORS = (
     *("NotAccessible", "DeviceNotOpen", "NoIova", "ChildFailed", "DmaTimeout", "UnknownBuffer", "UnknownDevice"),
     *("NotOffered", "NoLibrary", "NotSet", "UnknownStep", "NotReadable", "NotMounted"),
     *("DmaLength", "DmaAddress", "DeviceBusy", "NoSriov", "TooManyVfs", "VfsEnabled", "NotTaken"),
+    *("InterruptLost", "NothingHanded", "NotQat", "NoQueueMemory"),
 )
 
 
@@ -133,6 +135,10 @@ def _observations(step: Step, expect: StepExpect, seen: StepEvidence) -> Iterato
         done = seen.values.get("completed")
         observed = "a completed DMA" if done is True else "a DMA that did not complete"
         yield Aspect(good=done is True, expected="a completed DMA", observed=observed)
+    if step.kind in ("operate", "collect"):
+        yield from operation_aspects(step, expect, seen)
+    if step.kind == "operate" and (expect.equal is not None or "equal" in seen.values):
+        yield _equal(expect.equal is not False, seen)
     if step.kind in ("alloc", "map"):
         yield from _aligned(step, seen)
     if step.kind == "mappings":

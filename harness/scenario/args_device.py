@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -12,6 +13,7 @@ from harness.scenario.expect import exactly_one
 from harness.scenario.values import Address, Name, Size, refuse
 
 _LONGEST = 16 << 20
+_LOCAL = 16 << 20
 _MOST_BUFFERS = 255
 _SIDES = {
     "nop": (False, False),
@@ -24,17 +26,30 @@ _SIDES = {
 }
 
 
-class Piece(Model):
-    """A piece of memory by the device's addresses."""
+class Place(Model):
+    """A place in memory by the device's addresses."""
 
     buffer: Name | None = Field(default=None, description="The buffer, whose IOVA is meant.")
     offset: Size = Field(default=0, description="Offset in bytes from the buffer's IOVA.")
     iova: Address | None = Field(default=None, description="Or the IOVA as a number.")
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Place:
+        exactly_one("buffer", "iova", self)
+        if self.iova is not None and self.offset:
+            raise refuse("an offset only beside buffer", "iova and offset", "add it to the IOVA", quote=False)
+        return self
+
+
+class Piece(Place):
+    """A piece of memory by the device's addresses."""
+
     size: Size = Field(description="Bytes.")
 
     @model_validator(mode="after")
-    def _one_of(self) -> Piece:
-        exactly_one("buffer", "iova", self)
+    def _not_empty(self) -> Piece:
+        if not 1 <= self.size <= _LONGEST:
+            raise refuse(f"a size from 1 to {_LONGEST}", self.size, "a qat does at most 16M at once")
         return self
 
 
@@ -42,6 +57,10 @@ Pieces = Annotated[
     tuple[Piece, ...],
     Field(strict=False, max_length=_MOST_BUFFERS, description="One piece is a flat buffer, more are a scatter list."),
 ]
+
+
+def _total(pieces: tuple[Piece, ...]) -> int:
+    return sum(piece.size for piece in pieces)
 
 
 class Operate(DeviceArgs):
@@ -53,6 +72,12 @@ class Operate(DeviceArgs):
     )
     source: Pieces = Field(default=(), description="What is read.")
     destination: Pieces = Field(default=(), description="What is written; of compare, the other side.")
+    source_list: Place | None = Field(
+        default=None, description="Instead of source: where the device looks for a scatter list, whatever is there."
+    )
+    destination_list: Place | None = Field(
+        default=None, description="Instead of destination: where the device looks for a scatter list."
+    )
     byte: int = Field(default=0, ge=0, le=255, description="fill: the byte. Default: 0.")
     device_offset: Size = Field(default=0, description="load, store: offset in the device's own 16 MiB. Default: 0.")
     completion: Literal["poll", "interrupt"] = Field(
@@ -60,32 +85,65 @@ class Operate(DeviceArgs):
     )
     wait: bool = Field(default=True, description="false: only hand the request over; collect takes the response.")
 
+    def places(self) -> Iterator[tuple[tuple[str | int, ...], Place]]:
+        """Every place that it names, with its path in the arguments."""
+        for name, pieces in (("source", self.source), ("destination", self.destination)):
+            for index, piece in enumerate(pieces):
+                yield (name, index), piece
+        for name, listed in (("source_list", self.source_list), ("destination_list", self.destination_list)):
+            if listed is not None:
+                yield (name,), listed
+
     @model_validator(mode="after")
     def _sides(self) -> Operate:
-        for name, wanted, pieces in zip(
-            ("source", "destination"), _SIDES[self.op], (self.source, self.destination), strict=True
+        for name, wanted, pieces, listed in (
+            ("source", _SIDES[self.op][0], self.source, self.source_list),
+            ("destination", _SIDES[self.op][1], self.destination, self.destination_list),
         ):
-            if wanted is not bool(pieces):
-                found = name if pieces else f"no {name}"
+            if pieces and listed:
+                raise refuse(f"{name} or {name}_list", "both", "write one of them", quote=False)
+            given = bool(pieces or listed)
+            if wanted is not given:
+                found = name if given else f"no {name}"
                 raise refuse(f"{'a' if wanted else 'no'} {name} with op: {self.op}", found, "see the op", quote=False)
+            if _total(pieces) > _LONGEST:
+                hint = "a qat does at most 16M at once; use several steps"
+                raise refuse(f"at most {_LONGEST} bytes of {name}", _total(pieces), hint)
+        return self
+
+    @model_validator(mode="after")
+    def _fits(self) -> Operate:
+        source, destination = _total(self.source), _total(self.destination)
+        if self.op in ("copy", "compare") and source and destination and source != destination:
+            found = f"{source} and {destination} bytes"
+            raise refuse(f"as many bytes on both sides of a {self.op}", found, "make them equal", quote=False)
+        if self.byte and self.op != "fill":
+            raise refuse("byte with op: fill, and only there", self.op, "take it away", quote=False)
+        if self.device_offset and self.op not in ("load", "store"):
+            raise refuse("device_offset with op: load or store", self.op, "take it away", quote=False)
+        if self.device_offset + (source or destination or 1) > _LOCAL and self.op in ("load", "store"):
+            found = f"{self.device_offset} + {source or destination}"
+            raise refuse(f"device_offset + bytes of at most {_LOCAL}", found, "a qat has 16M of its own", quote=False)
         return self
 
 
 class Collect(DeviceArgs):
     """Take the responses of requests that were handed over with ``wait: false``, the oldest first."""
 
-    count: int = Field(default=1, ge=1, le=64, description="How many responses to wait for. Default: 1.")
+    count: int = Field(default=1, ge=1, le=48, description="How many responses to wait for. Default: 1.")
     completion: Literal["poll", "interrupt"] = Field(
-        default="poll", description="How the driver learns of them: it looks at memory, or waits for MSI-X."
+        default="poll",
+        description="How the driver learns of them: it looks at memory, or waits for MSI-X, for which the requests "
+        "must have asked with their completion.",
     )
 
 
-class Reset(DeviceArgs):
+class FunctionReset(DeviceArgs):
     """VFIO_DEVICE_RESET: the device's Function Level Reset; a qat's rings are set up anew."""
 
 
 class Counters(DeviceArgs):
-    """Read a qat's counters since it was plugged in (counts)."""
+    """Read what a qat has counted since it was plugged in, and whether it is busy or fatal (counts)."""
 
 
 class Misbehave(DeviceArgs):
@@ -141,7 +199,7 @@ class SurpriseRemoval(DeviceArgs):
 DEVICE_KINDS: dict[str, type[Args]] = {
     "operate": Operate,
     "collect": Collect,
-    "reset": Reset,
+    "reset": FunctionReset,
     "counters": Counters,
     "misbehave": Misbehave,
     "resume": Resume,
@@ -149,6 +207,9 @@ DEVICE_KINDS: dict[str, type[Args]] = {
     "surprise_removal": SurpriseRemoval,
 }
 """The kinds of steps about the device."""
+
+QAT_KINDS = ("operate", "collect", "counters")
+"""Those that a qat's driver does, and no other device's."""
 
 HOST_KINDS = ("misbehave", "resume", "vanish", "surprise_removal")
 """Those that the host does, and no program in the guest."""

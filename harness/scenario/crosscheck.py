@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from harness.scenario.args import Args, Compare, ContainerMap, DmaArgs, Fill, Map, RegisterFd
+from harness.scenario.args_device import QAT_KINDS, Operate
 from harness.scenario.args_function import PhysicalAddress, Remap
 from harness.scenario.base import Model
 from harness.scenario.device_check import DeviceCheck
@@ -35,6 +36,7 @@ _NO_TABLES = {
     "virtio": ("virtio-iommu", "virtio-iommu has no tables in the guest's memory: use iommu: intel"),
     "amd": ("amd-iommu", "only VT-d's tables are read: use iommu: intel"),
 }
+_QATS = ("qat", "qat_vf")
 _OUTSIDE = 3  # parts of the path of a step's arguments that is in no other step
 
 
@@ -239,8 +241,15 @@ class _CrossCheck:
         known = device is not None and self._device(device, (*path, "device"), names)
         if known and kind not in _ON_CLOSED_DEVICES and device not in names.opened:
             self._add((*path, "device"), f"expected an open device, found '{device}'", "open or register it before")
+        if known and kind in QAT_KINDS and names.models.get(str(device), "qat") not in _QATS:
+            message = f"expected a qat for {kind}, found '{device}', an {names.models[str(device)]}"
+            self._add((*path, "device"), message, "write model: qat, or use dma_read and dma_write")
         if isinstance(args, DmaArgs):
             self._dma(args, path, names)
+        if isinstance(args, Operate):
+            for where, place in args.places():
+                if place.buffer is not None and self._buffer(place.buffer, (*path, *where, "buffer"), names):
+                    self._has_iova(place.buffer, (*path, *where, "buffer"), names)
         if isinstance(args, RegisterFd) and args.fd in ("device", "group") and not names.opened:
             self._add((*path, "fd"), f"expected an open device before fd: {args.fd}, found none", "open one before")
         if kind == "mappings" and len(path) > _OUTSIDE:
@@ -278,15 +287,17 @@ class _CrossCheck:
             other = {"alloc": "free", "alloc_plain": "free_plain", "buffer": "release"}[maker]
             if kind != "free":
                 self._add((*path, key), f"expected a buffer of {wanted}, found '{name}' of {maker}", f"use {other}")
-        if isinstance(args, DmaArgs) and maker in ("buffer", "alloc_plain") and name not in names.mapped:
-            self._add(
-                (*path, key), f"expected a buffer with an IOVA, found '{name}'", "map it before, or write an iova"
-            )
+        if isinstance(args, DmaArgs):
+            self._has_iova(name, (*path, key), names)
         if isinstance(args, Fill | Compare) and size is not None:
             offset = getattr(args, "with_offset" if key == "with" else "offset")
             if offset + (args.size or 0) > size or offset >= size:
                 found = f"offset {offset}" + (f" + size {args.size}" if args.size is not None else "")
                 self._add((*path, key), f"expected bytes inside '{name}' of {size} bytes, found {found}")
+
+    def _has_iova(self, name: str, path: Path_, names: _Names) -> None:
+        if names.buffers[name][0] in ("buffer", "alloc_plain") and name not in names.mapped:
+            self._add(path, f"expected a buffer with an IOVA, found '{name}'", "map it before, or write an iova")
 
     def _bind(self, args: Args, kind: str, path: Path_, names: _Names) -> None:
         """Note what a step makes known to later ones."""
@@ -334,7 +345,7 @@ class _CrossCheck:
             self._add((*path, "step"), f"expected the id of a step, found '{fault.step}'", hint)
             return
         line, kind = self._ids[fault.step]
-        if kind != f"dma_{fault.access}":
+        if kind not in (f"dma_{fault.access}", "operate", "collect"):
             message = f"expected a step of kind dma_{fault.access}, found '{fault.step}', a {kind}"
             self._add((*path, "step"), message, f"the step is in line {line}")
 

@@ -12,10 +12,10 @@ from itertools import pairwise
 import pytest
 from fake_nvme import CC, CSTS, PAGE, FakeContainer, FakeNvme
 
-from harness.agent import queue_memory, nvme_virtual
+from harness.agent import nvme_virtual, queue_memory
 from harness.agent.nvme import NotNvme, Nvme, NvmeStatus
-from harness.agent.queue_memory import NoQueueMemory, place_of
 from harness.agent.outcome import DmaAddress, DmaLength, DmaTimeout
+from harness.agent.queue_memory import NoQueueMemory, place_of
 from usdm.errors import MapFailed
 
 QUEUES = (1 << 48) - 65536 * (0x200 + 1)
