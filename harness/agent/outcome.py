@@ -59,6 +59,10 @@ class InterruptLost(StepError):
     """The device did what it was asked for, and the interrupt that should announce it never came."""
 
 
+class NothingHanded(StepError):
+    """Fewer requests were handed over to the device than responses are asked for."""
+
+
 class DeviceBusy(StepError):
     """A DMA is still running; the device would ignore another one."""
 

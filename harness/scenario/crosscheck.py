@@ -345,7 +345,7 @@ class _CrossCheck:
             self._add((*path, "step"), f"expected the id of a step, found '{fault.step}'", hint)
             return
         line, kind = self._ids[fault.step]
-        if kind not in (f"dma_{fault.access}", "operate", "collect"):
+        if kind not in (f"dma_{fault.access}", "operate", "collect", "resume"):
             message = f"expected a step of kind dma_{fault.access}, found '{fault.step}', a {kind}"
             self._add((*path, "step"), message, f"the step is in line {line}")
 

@@ -142,6 +142,7 @@ class Worker:
             return False
         arriving = self._arriving = asyncio.get_running_loop().create_future()
         self._parts.start(self._send(ring.send(), response, arriving))
+        await asyncio.sleep(0)  # it goes out now, before what the next request asks for
         return True
 
     async def _send(self, address: int, response: bytes, arriving: asyncio.Future[None]) -> None:

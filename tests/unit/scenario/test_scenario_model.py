@@ -21,7 +21,7 @@ title: all kinds of steps
 source: s
 machine:
   {iommu: intel, aw_bits: 39, memory: 1G, vm: true, cpus: 2, kernel_args: [a=b, c],
-  devices: {e: {model: edu, at: 02:00.0}}}
+  devices: {e: {model: edu, at: 02:00.0}, q: {model: qat, at: 03:00.0}}}
 needs: {qemu: ">=10.0"}
 timeout: 2m
 steps:
@@ -70,6 +70,15 @@ steps:
     expect: {error: NoSriov, counts: {vfs: 0}}
   - disable_vfs: {device: e}
     expect: {counts: {vfs: 0, closed: 0}}
+  - open: {device: q}
+  - operate: {device: q, op: copy, source: [{iova: 0x1000, size: 4K}], destination: [{buffer: m, offset: 1, size: 4K}]}
+    expect: {status: read_refused, counts: {refused: 4096}}
+  - operate: {device: q, op: crc32, source_list: {buffer: m}, completion: interrupt, wait: false}
+  - collect: {device: q, count: 1, completion: interrupt}
+    expect: {status: invalid}
+  - reset: {device: q}
+  - counters: {device: q}
+    expect: {counts: {requests: 2}}
   - unbind: {device: e}
   - unplug: {device: e}
     expect: {counts: {closed: 0}}
