@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from harness.device import wire
-from harness.device.__main__ import main
+from harness.device.__main__ import load, main
 from harness.device.wire import Command
 
 SAMPLE = f"{Path(__file__).with_name('sample.py')}:Sample"
