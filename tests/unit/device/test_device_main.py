@@ -75,6 +75,14 @@ def test_a_mistake_is_told_in_a_line(
     assert not (tmp_path / "s").exists()
 
 
+def test_a_file_may_be_called_as_a_module_is(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text(
+        "from dataclasses import dataclass\n@dataclass\nclass D:\n    x: 'int'\n" + BROKEN
+    )
+    assert load(f"{tmp_path}/json.py:Wrong").__name__ == "Wrong"
+    assert sys.modules["json"] is json
+
+
 @pytest.mark.parametrize(
     ("path", "why"), [("taken", "remove it"), ("x" * 120, "too long"), ("no/such", "No such file")]
 )
