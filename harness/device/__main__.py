@@ -24,6 +24,7 @@ from harness.device.server import FunctionServer
 
 _LONGEST: Final = 107  # bytes of a unix socket's name
 _USAGE: Final = 2
+_MODULE: Final = "the_device_model"  # whatever the file is called: it may be called json.py
 
 
 class Mistake(Exception):
@@ -45,11 +46,11 @@ def load(place: str) -> type[Model]:
     path = Path(file)
     if not path.is_file():
         raise Mistake(f"there is no file {file}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(_MODULE, path)
     if spec is None or spec.loader is None:
         raise Mistake(f"{file} is no Python file: its name must end with .py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses of the file look themselves up there
+    sys.modules[_MODULE] = module  # dataclasses of the file look themselves up there
     try:
         spec.loader.exec_module(module)
     except Exception as error:

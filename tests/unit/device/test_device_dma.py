@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import pytest
-from client import PAGE, Client, served, within
-from sample import Sample
+from client import PAGE, Client, within
+from telling import tell
 
 from harness.device import wire
 from harness.device.connection import Gone
@@ -18,16 +16,7 @@ from harness.device.dma import LONG, DmaError, Transfer, TransferLog
 from harness.device.server import FunctionServer
 from harness.device.wire import Access, Command, Flags
 
-Story = Callable[[FunctionServer, Client], Coroutine[Any, Any, None]]
 BASE = 0x10_0000
-
-
-def tell(story: Story) -> None:
-    async def whole() -> None:
-        async with served(Sample("s")) as (server, client):
-            await story(server, client)
-
-    asyncio.run(whole())
 
 
 @pytest.mark.parametrize(("at", "size"), [(0, 0), (0, 1), (5, 4096), (4095, 2), (100, 100_000), (0, 1 << 20)])

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from harness.device import wire
-from harness.device.__main__ import main
+from harness.device.__main__ import load, main
 from harness.device.wire import Command
 
 SAMPLE = f"{Path(__file__).with_name('sample.py')}:Sample"
@@ -73,6 +73,14 @@ def test_a_mistake_is_told_in_a_line(
     assert re.search(why, said), said
     assert said.count("\n") == 1
     assert not (tmp_path / "s").exists()
+
+
+def test_a_file_may_be_called_as_a_module_is(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text(
+        "from dataclasses import dataclass\n@dataclass\nclass D:\n    x: 'int'\n" + BROKEN
+    )
+    assert load(f"{tmp_path}/json.py:Wrong").__name__ == "Wrong"
+    assert sys.modules["json"] is json
 
 
 @pytest.mark.parametrize(
