@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from harness.agent.qat_ring import Response
     from harness.agent.registry import Step
 
+_SECONDS = 10.0
 _OPCODES = {
     "nop": qat_layout.NOP,
     "copy": qat_layout.COPY,
@@ -47,7 +48,7 @@ def operate(context: Context, args: dict[str, Any]) -> Outcome:
     lists = {name: context.iova(args[name]) for name in ("source_list", "destination_list") if args.get(name)}
     values: dict[str, Any] = {name: [iova for iova, _ in pieces] for name, pieces in sides.items()}
     interrupt = args.get("completion") == "interrupt"
-    before = device.unasked
+    before, seconds = device.unasked, args.get("seconds", _SECONDS)
     number = device.submit(
         _OPCODES[args["op"]],
         sides["source"],
@@ -56,11 +57,12 @@ def operate(context: Context, args: dict[str, Any]) -> Outcome:
         source_list=lists.get("source_list"),
         destination_list=lists.get("destination_list"),
         interrupt=interrupt,
+        seconds=seconds,
     )
     if not args.get("wait", True):
         device.leave(number)
         return Outcome(values=values)
-    response = device.finish(number, interrupt=interrupt)
+    response = device.finish(number, interrupt=interrupt, seconds=seconds)
     values |= _said(response) | {"unasked": device.unasked - before}
     refused = values.get("refused")
     if refused is not None:
@@ -151,10 +153,8 @@ def collect(context: Context, args: dict[str, Any]) -> Outcome:
     """Take responses of requests that were handed over; values: statuses, results, refused (of each), unasked."""
     device = _qat(context, args["device"])
     before = device.unasked
-    found = [
-        _said(response)
-        for response in device.collect(args.get("count", 1), interrupt=args.get("completion") == "interrupt")
-    ]
+    interrupt, seconds = args.get("completion") == "interrupt", args.get("seconds", _SECONDS)
+    found = [_said(one) for one in device.collect(args.get("count", 1), interrupt=interrupt, seconds=seconds)]
     return Outcome(
         values={
             "statuses": [one["status"] for one in found],

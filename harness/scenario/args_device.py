@@ -12,6 +12,7 @@ from harness.scenario.base import Model
 from harness.scenario.expect import exactly_one
 from harness.scenario.values import Address, Name, Size, refuse
 
+_SECONDS = 10.0
 _LONGEST = 16 << 20
 _LOCAL = 16 << 20
 _MOST_BUFFERS = 255
@@ -84,6 +85,9 @@ class Operate(DeviceArgs):
         default="poll", description="How the driver learns of the response: it looks at memory, or waits for MSI-X."
     )
     wait: bool = Field(default=True, description="false: only hand the request over; collect takes the response.")
+    seconds: float = Field(
+        default=_SECONDS, ge=0.1, le=60.0, description="How long the driver waits for the response. Default: 10."
+    )
 
     def places(self) -> Iterator[tuple[tuple[str | int, ...], Place]]:
         """Every place that it names, with its path in the arguments."""
@@ -135,6 +139,9 @@ class Collect(DeviceArgs):
         default="poll",
         description="How the driver learns of them: it looks at memory, or waits for MSI-X, for which the requests "
         "must have asked with their completion.",
+    )
+    seconds: float = Field(
+        default=_SECONDS, ge=0.1, le=60.0, description="How long the driver waits for all of them. Default: 10."
     )
 
 
