@@ -151,6 +151,19 @@ def test_an_invalid_request_says_why(rig: Rig) -> None:
     assert (said.status, said.reason, said.refused) == ("invalid", "UNEQUAL", None)
 
 
+def test_a_response_has_come_when_both_its_ends_have(rig: Rig) -> None:
+    rig.driver.start()
+    page = rig.driver._memory.page(1)  # type: ignore[union-attr]
+    rings = rig.driver._rings
+    assert rings is not None
+    for at in (0, 28):
+        page[at : at + 4] = bytes(4)
+        assert rings.has_come() is (at == 28)
+    page[0:4] = b"\x7f" * 4
+    assert not rings.has_come()
+    assert not rings.has_come(1)
+
+
 # ---- interrupts
 
 
