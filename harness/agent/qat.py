@@ -44,6 +44,11 @@ class NotQat(StepError):
     """The device does not answer as the QAT-like device."""
 
 
+def words_of(bar: mmap.mmap) -> memoryview:
+    """Return a BAR as registers of 4 bytes."""
+    return memoryview(bar).cast("I")
+
+
 class Qat(Engine):
     """An open device: memory space on, bus master off.
 
@@ -78,7 +83,7 @@ class Qat(Engine):
         try:
             device.set_bus_master(False)
             self._bar = device.map_region(uapi.PCI_BAR0_REGION)
-            self._registers = memoryview(self._bar).cast("I")
+            self._registers = words_of(self._bar)
             found = self._registers[q.ID // 4]
             if found != q.ID_VALUE:
                 said = "does not answer" if found == _GONE else f"identifies itself as {found:#x}"

@@ -34,7 +34,7 @@ from qat_rig import (
 )
 
 from harness.device.qat.stub import QatPf, QatVf
-from harness.device.wire import Command
+from harness.device.wire import REGION_ACCESS, Command
 
 READY, BUSY, FATAL = 1, 2, 4
 A, B = DATA, DATA + 0x4_0000
@@ -153,6 +153,29 @@ def test_data_before_the_response_and_that_before_the_interrupt_and_the_next_req
             for one in held:
                 await client.answer(*one)
         assert await signalled(event) == 1
+
+    tell(story)
+
+
+def test_one_response_at_a_time_is_on_its_way() -> None:
+    """So that none is written behind one that was refused."""
+
+    async def story(rig: Rig) -> None:
+        client = rig.client
+        for number in range(3):
+            rig.put(request(NOP, opaque=number))
+        client.serving = False
+        await rig.ring()
+        await client.arrived(1)
+        await client.unmap(RESPONSES, 0x1000)
+        await client.answer(*client.held.pop())
+        await client.arrived(2)
+        await client.get(STATUS)
+        assert client.asked[1:] == [(WRITE, RESPONSES, 32)]
+        await client.serve()
+        await rig.idle()
+        assert client.asked[1:] == [(WRITE, RESPONSES, 32)]
+        assert await client.get(ERROR) == 2
 
     tell(story)
 
@@ -312,6 +335,8 @@ def test_a_ring_that_is_enabled_anew_while_it_works_is_served_afterwards() -> No
         rig.put(request(CRC32, (A, 8), opaque=1))
         await rig.ring()
         await client.arrived(1)
+        await client.answer(*client.held.pop())
+        await client.arrived(2)  # it reads the data
         for ring in (0, 4):
             await client.put(CONFIG + ring, 0)
         await rig.rings(5)
@@ -368,6 +393,34 @@ def test_nothing_of_the_old_life_is_asked_for_after_a_reset(steps: int) -> None:
         await rig.idle()
         assert await client.get(0x70, 8) == 1
         assert await client.get(0x40, 8) == (2 if steps > 1 else 1) + (steps > 3), "counters go on"
+
+    tell(story)
+
+
+def test_a_new_life_that_begins_before_the_old_one_knows_of_its_end() -> None:
+    """The driver's writes come in one go, so the old task has not run again when the new one begins."""
+
+    async def story(rig: Rig) -> None:
+        client = rig.client
+        client.serving = False
+        rig.put(request(CRC32, (A, 8)))
+        await rig.ring()
+        await client.arrived(1)
+        numbers = [await client.send(Command.DEVICE_RESET), await write(rig, 4, 6, 2, region=7)]
+        for ring, base in ((0, REQUESTS), (4, RESPONSES)):
+            numbers += [await write(rig, LBASE + ring, base), await write(rig, CONFIG + ring, 1 << 31 | 4)]
+        numbers.append(await write(rig, TAIL, 64))
+        for number in numbers:
+            assert (await client.reply(number)).error == 0
+        await client.arrived(2)
+        assert await client.get(STATUS) == READY | BUSY
+        await client.serve()
+        assert (await rig.take()).code == DONE
+        await rig.idle()
+
+    async def write(rig: Rig, offset: int, value: int, size: int = 4, region: int = 0) -> int:
+        body = REGION_ACCESS.pack(offset, region, size) + value.to_bytes(size, "little")
+        return await rig.client.send(Command.REGION_WRITE, body)
 
     tell(story)
 
