@@ -105,7 +105,9 @@ def _place(bdf: tuple[int, int, int], spec: MachineSpec) -> dict[str, object]:
     parent = f"port{spec.port_of[bus]}" if bus else "pcie.0"
     where: dict[str, object] = {"bus": parent, "addr": f"{slot:x}.{function:x}"}
     slots = [device.bdf[:2] for device in spec.devices if device.model != "vf" and device.bdf[2]]
-    if not function and (bus, slot) in slots:
+    if (bus, slot) in slots:
+        # QEMU wants it of function 0 only. But Linux gives a function that it finds later, as in a clone, a group of
+        # its own unless the function itself says that it has neighbours; one that it finds at boot it knows better.
         where["multifunction"] = True
     return where
 

@@ -159,8 +159,8 @@ def test_a_served_device_is_told_its_socket_and_the_iommu_comes_first():
     places = [(one["id"], one["bus"], one["addr"], one.get("multifunction", False)) for one in served]
     assert places == [
         ("pf", "port2", "0.0", True),
-        ("vf", "port2", "0.1", False),
-        ("alone", "port3", "2.5", False),
+        ("vf", "port2", "0.1", True),
+        ("alone", "port3", "2.5", True),
     ]
     assert [one["socket"] for one in served] == [{"type": "unix", "path": SOCKETS[str(one["id"])]} for one in served]
     assert [one["id"] for one in found if one["driver"] == "pci-testdev"] == ["filler.03.02"]
