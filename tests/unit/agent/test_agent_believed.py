@@ -55,6 +55,8 @@ def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Kernel:
     monkeypatch.setattr(noted_container, "kernel_ioctl", kernel.status)
     monkeypatch.setattr(believed, "iommu_group", lambda address: GROUP)
     monkeypatch.setattr(believed, "SYSFS_GROUPS", str(tmp_path))
+    monkeypatch.setattr(believed, "SYSFS_IOMMUS", str(tmp_path / "iommu"))
+    (tmp_path / "iommu" / "dmar0").mkdir(parents=True)
     (tmp_path / str(GROUP)).mkdir()
     (tmp_path / str(GROUP) / "type").write_text("DMA-FQ\n")
     return kernel
@@ -138,7 +140,11 @@ def test_a_device_without_a_group(context: Context, tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(believed, "iommu_group", none)
     assert ask(context)["unknown"] == ""  # other devices have an IOMMU
-    monkeypatch.setattr(believed, "SYSFS_GROUPS", str(tmp_path / "nothing"))
+    (tmp_path / "iommu" / "dmar0").rename(tmp_path / "iommu" / "virtio0")
+    assert "virtio0" in ask(context)["unknown"]
+    (tmp_path / "iommu" / "virtio0").rmdir()
+    assert ask(context)["unknown"] == "there is no IOMMU"
+    (tmp_path / "iommu").rmdir()
     assert ask(context)["unknown"] == "there is no IOMMU"
 
 
