@@ -173,6 +173,9 @@ def test_a_known_defect_of_the_c_library_stands_at_its_step(step, known):
         steps = [news(RW, promised)]
     (found,) = check_mappings(scenario.steps, evidence(*steps, libusdm="26.08.0-2"))[0]
     assert (found.passed, found.known, found.step) == (bool(known), known, step)
+    # Or at the scenario, whose faults are others because of it.
+    (found,) = check_mappings((), evidence(*steps, libusdm="26.08.0-2"), "D4")[0]
+    assert (found.passed, found.known) == (True, "D4")
     # Of usdm nothing is known.
     (found,) = check_mappings(scenario.steps, evidence(*steps))[0]
     assert not found.passed
