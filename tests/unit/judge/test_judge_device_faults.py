@@ -141,6 +141,14 @@ def test_a_driver_that_lies():
     assert "the device made no write that was refused" in problem(dma("write_refused", transfer()))
 
 
+def test_after_a_response_too_many_the_driver_is_not_asked_until_a_reset():
+    twice = dma("done", transfer(refused=(), note="complete_twice"))
+    lie = dma("done").model_copy(update={"index": 1})
+    reset = step(index=1, kind="reset", args={"device": "qat0"})
+    assert problem(twice, lie) == ""
+    assert "made no read" in problem(twice, reset, lie.model_copy(update={"index": 2}))
+
+
 def test_a_driver_that_lies_in_a_forked_child():
     child = dma("done", transfer())
     parent = child.model_copy(update={"kind": "fork", "args": {}, "values": {}, "children": (child,)})
