@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from harness.agent.registry import Step
 
 SYSFS_GROUPS = "/sys/kernel/iommu_groups"
+SYSFS_IOMMUS = "/sys/class/iommu"
+_VTD = "dmar"
 
 
 def believed(context: Context, args: dict[str, Any]) -> Outcome:
@@ -69,18 +71,22 @@ def _kernel_has_it(group: int | None) -> dict[str, Any]:
 
     Nothing does DMA for such a device through the kernel: it has no driver, or vfio-pci.
     """
-    if group is None and not _any_group():
+    iommus = _iommus()
+    if not iommus:
         return _untranslated("there is no IOMMU")
+    if not any(name.startswith(_VTD) for name in iommus):
+        # virtio-iommu lets a function that is in no domain reach all memory.
+        return _untranslated(f"nobody knows what {', '.join(iommus)} lets it reach before a program has it")
     if group is not None and _group_type(group) == "identity":
         return _untranslated("the kernel lets it reach all memory (an identity domain)")
     return _answer([])
 
 
-def _any_group() -> bool:
+def _iommus() -> list[str]:
     try:
-        return bool(os.listdir(SYSFS_GROUPS))  # noqa: PTH208 - pathlib costs the guest time
+        return sorted(os.listdir(SYSFS_IOMMUS))  # noqa: PTH208 - pathlib costs the guest time
     except FileNotFoundError:
-        return False
+        return []
 
 
 def _group_type(group: int) -> str | None:

@@ -13,12 +13,13 @@ from harness.scenario.steps import Nested, Step
 _UNITS = ((30, "G"), (20, "M"), (10, "K"))
 
 
-def check_mappings(steps: Sequence[Step], evidence: Evidence) -> tuple[list[Check], tuple[str, ...]]:
+def check_mappings(steps: Sequence[Step], evidence: Evidence, known: str = "") -> tuple[list[Check], tuple[str, ...]]:
     """Check the mappings of every device whose model saw them.
 
     Args:
         steps: the scenario's steps, for what is known of the C library.
         evidence: what ran.
+        known: id of the defect of the C library that changes the faults of the whole scenario; empty for none.
 
     Returns:
         A passed check for each device that saw what it should throughout, else a failed one for each step after which
@@ -27,7 +28,7 @@ def check_mappings(steps: Sequence[Step], evidence: Evidence) -> tuple[list[Chec
     checks: list[Check] = []
     notes: list[str] = []
     for name in dict.fromkeys(name for seen in evidence.steps for name in seen.devices):
-        found = _Device(name, steps, evidence.libusdm)
+        found = _Device(name, steps, evidence.libusdm, known)
         for seen in evidence.steps:
             checks += found.step(seen)
         checks += found.summary()
@@ -38,11 +39,12 @@ def check_mappings(steps: Sequence[Step], evidence: Evidence) -> tuple[list[Chec
 class _Device:
     """One device over the steps."""
 
-    def __init__(self, name: str, steps: Sequence[Step], libusdm: str) -> None:
+    def __init__(self, name: str, steps: Sequence[Step], libusdm: str, known: str) -> None:
         self.name = name
         self.notes: list[str] = []
         self._steps = steps
         self._libusdm = libusdm
+        self._known_of_all = known
         self._ranges: tuple[Run, ...] | None = None
         self._belief = Belief(unknown="nobody was asked what is mapped")
         self._passed_on = False
@@ -131,11 +133,11 @@ class _Device:
         )
 
     def _known(self, index: int) -> str:
-        """The known defect of the C library that stands at a step, or at one inside it; empty for none."""
+        """The known defect of the C library that stands at a step, or at one inside it, or else at the scenario."""
         steps = self._steps[index : index + 1]
         steps = (*steps, *(inner for step in steps if isinstance(step.args, Nested) for inner in step.args.steps))
         found = (deviation(step, self._libusdm) for step in steps)
-        return next((known.defect for known in found if known is not None), "")
+        return next((known.defect for known in found if known is not None), self._known_of_all)
 
     def _expected(self, one: Difference) -> str:
         """What the program believes there; of a range that is partly right, the whole of it."""

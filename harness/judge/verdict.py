@@ -8,7 +8,7 @@ from harness.fault import KernelFaults, clamped_lines, compare, evidence_faults,
 from harness.fault.trace import step_trace
 from harness.judge.device_faults import check_device_faults
 from harness.judge.device_mappings import check_mappings
-from harness.judge.faults import check_faults
+from harness.judge.faults import check_faults, other_faults
 from harness.judge.implementations import compare_implementations
 from harness.judge.steps import check_steps
 from harness.judge.words import listed
@@ -32,7 +32,9 @@ def judge(scenario: Scenario, evidence: Evidence) -> Verdict:
     checks.append(check_faults(scenario, evidence, trace, kernel))
     witnesses, notes = _check_witnesses(trace, kernel)
     checks.append(witnesses)
-    for devices, more in (check_mappings(scenario.steps, evidence), check_device_faults(evidence)):
+    known = other_faults(scenario, evidence)
+    mappings = check_mappings(scenario.steps, evidence, known.defect if known else "")
+    for devices, more in (mappings, check_device_faults(evidence)):
         checks += devices
         notes = (*notes, *more)
     checks += [_check_log(pattern, evidence.kernel_log) for pattern in scenario.expect.kernel_log]

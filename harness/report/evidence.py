@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from harness.report.devices import devices_text
 from harness.report.mappings import KIND, mappings_text
 from harness.report.text import clean, fault_line, one_line, started
 from harness.results import CellResult, Check, FaultRecord, StepEvidence
@@ -112,6 +113,7 @@ def _observed(step: StepEvidence) -> str:
         parts.append(mappings_text(step.values) if step.kind == KIND else _pairs(step.values))
     if step.trace:
         parts.append(f"{len(step.trace)} lines of trace")
+    parts += [text for name, news in step.devices.items() if (text := devices_text(name, news))]
     return one_line(", ".join(parts))
 
 

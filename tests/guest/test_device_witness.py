@@ -1,4 +1,4 @@
-"""The device as a witness against USDM itself: a copy of it that maps wrongly is found out, each way of it at its step."""
+"""The device as a witness against USDM itself: a copy that maps wrongly is found out, each way of it at its step."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(scenario: Path, out: Path, usdm: Path | None = None) -> CellResult:
-    """Run it; with another `usdm` in a guest that is booted, because a template for that one alone would take longer."""
+    """Run it; another `usdm` in a guest that is booted, because a template for that one alone would take longer."""
     fresh = usdm is not None
     options = RunOptions(paths=(scenario,), qemu=("11.1",), out=out, fetch=True, fresh_boot=fresh, usdm=usdm)
     return run_scenarios(options, Progress()).cells[0]

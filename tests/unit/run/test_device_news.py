@@ -1,0 +1,67 @@
+"""What is asked after each step, and what of the answers becomes evidence."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from harness.deadline import Deadline
+from harness.results import Belief
+from harness.run.device_news import DeviceWatch
+
+BELIEF = {"runs": [[4096, 4096, "rw", 1, 0]], "gone": [], "exact": True, "unknown": "", "translated": True}
+
+
+class Pretended:
+    """A guest and the process of its models, which give what they are told to."""
+
+    def __init__(self) -> None:
+        self.order: list[str] = []
+        self.said: dict[str, Any] = {"ranges": [[4096, 4096, "rw"]]}
+        self.answer: dict[str, Any] = {"values": {"devices": {"qat0": BELIEF}}}
+        self.guest: Any = SimpleNamespace(request=self.request)
+        self.guest.emulator = SimpleNamespace(devices=SimpleNamespace(names=("qat0",), ask=self.ask))
+
+    def request(self, doing: str, kind: str, args: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
+        assert (kind, args) == ("_believed", {"devices": ["qat0"]})
+        self.order.append("program")
+        return self.answer
+
+    def ask(self, do: str, name: str, deadline: Deadline) -> dict[str, Any]:
+        assert (do, name) == ("news", "qat0")
+        self.order.append("device")
+        return {"connected": True, "transfers": [], "more": 0, **self.said}
+
+
+def test_what_has_not_changed_is_not_repeated() -> None:
+    pretended = Pretended()
+    watch, deadline = DeviceWatch(pretended.guest), Deadline.after(5)
+    first = watch.news(deadline)["qat0"]
+    assert first.ranges == ((4096, 4096, "rw", 1, 0),)
+    assert first.believed == Belief(runs=((4096, 4096, "rw", 1, 0),))
+    assert pretended.order == ["program", "device"]
+    second = watch.news(deadline)["qat0"]
+    assert (second.ranges, second.believed) == (None, None)
+    pretended.said = {}  # as the process does when nothing has changed
+    assert watch.news(deadline)["qat0"].ranges is None
+    pretended.said = {"ranges": []}
+    assert watch.news(deadline)["qat0"].ranges == ()
+
+
+def test_thousands_of_mappings_are_small_evidence() -> None:
+    pretended = Pretended()
+    pretended.said = {"ranges": [[n << 21, 4096, "rw"] for n in range(65_000)]}
+    (run,) = DeviceWatch(pretended.guest).news(Deadline.after(5))["qat0"].ranges or ()
+    assert run == (0, 4096, "rw", 65_000, 2 << 20)
+
+
+def test_a_program_that_cannot_say_is_no_error_of_the_harness() -> None:
+    pretended = Pretended()
+    pretended.answer = {"error": {"type": "InternalError", "message": "Traceback\nKeyError: 5"}}
+    believed = DeviceWatch(pretended.guest).news(Deadline.after(5))["qat0"].believed
+    assert believed is not None
+    assert believed.failure.endswith("KeyError: 5")
+
+
+def test_nobody_is_asked_where_there_is_no_such_device() -> None:
+    assert DeviceWatch(SimpleNamespace(emulator=SimpleNamespace(devices=None))).news(Deadline.after(5)) == {}  # type: ignore[arg-type]
