@@ -59,6 +59,10 @@ class InterruptLost(StepError):
     """The device did what it was asked for, and the interrupt that should announce it never came."""
 
 
+class NotQat(StepError):
+    """The device does not answer as the QAT-like device."""
+
+
 class NothingHanded(StepError):
     """Fewer requests were handed over to the device than responses are asked for."""
 

@@ -14,7 +14,7 @@ from collections import deque
 
 from harness.agent import qat_layout as q
 from harness.agent.engine import Completion, Engine
-from harness.agent.outcome import DeviceBusy, DmaAddress, DmaLength, DmaTimeout, InterruptLost, NothingHanded, StepError
+from harness.agent.outcome import DeviceBusy, DmaAddress, DmaLength, DmaTimeout, InterruptLost, NothingHanded, NotQat
 from harness.agent.qat_lists import Lists
 from harness.agent.qat_ring import MOST_IN_FLIGHT, Response, Rings
 from harness.agent.queue_memory import PAGE, QueueMemory
@@ -38,10 +38,6 @@ _PAUSE_SECONDS = 0.00001
 _CHECK_SECONDS = 0.05
 # So long after its response an interrupt still counts.
 _GRACE_SECONDS = 0.5
-
-
-class NotQat(StepError):
-    """The device does not answer as the QAT-like device."""
 
 
 def words_of(bar: mmap.mmap) -> memoryview:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import zlib
 
 from harness.agent import own_memory, patterns, qat_layout
-from harness.agent.outcome import Outcome
-from harness.agent.qat import NotQat, Qat, completion
+from harness.agent.outcome import NotQat, Outcome
+from harness.agent.qat import Qat, completion
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -300,7 +301,7 @@ class Connection:
         self.closed = True
         self._regulate()
         self._loop.remove_writer(self._fileno)
-        self._sock.close()
+        _end(self._sock)
         for fd in self._fds:
             os.close(fd)
         self._fds = []
@@ -312,3 +313,15 @@ class Connection:
             if not future.done():
                 future.set_exception(Gone(why))
         self._handler.lost(why)
+
+
+def _end(sock: socket.socket) -> None:
+    """Close a connection so that the other side reads an end, also when something of it has not been read here.
+
+    Else it would read ECONNRESET, over which QEMU 11.1 fails an assertion.
+    """
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)  # nothing more comes in
+        while sock.recv(1 << 16):
+            pass
+    sock.close()

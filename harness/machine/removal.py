@@ -23,6 +23,7 @@ from harness.machine.spec import MachineSpec
 _ADDRESS, _DATA = 0xCF8, 0xCFC
 _ENABLE: Final = 1 << 31
 _CAPABILITIES, _PCI_EXPRESS = 0x34, 0x10
+_MOST_CAPABILITIES: Final = 48
 _SLOT_CONTROL, _SLOT_STATUS = 0x18, 0x1A  # in the PCI Express capability
 _INDICATOR_OFF, _POWER_OFF = 3 << 8, 1 << 10
 _PRESENT: Final = 1 << 6
@@ -76,9 +77,11 @@ def _cut_power(ports: _IoPorts, port: str) -> None:
 
     try:
         at = ports.read(place(_CAPABILITIES), 1)
-        while at and ports.read(place(at), 1) != _PCI_EXPRESS:
-            at = ports.read(place(at + 1), 1)
-        if not at or not ports.read(place(at + _SLOT_STATUS), 2) & _PRESENT:
+        for _ in range(_MOST_CAPABILITIES):
+            if not at or ports.read(place(at), 1) == _PCI_EXPRESS:
+                break
+            at = ports.read(place(at + 1 & 0xFF), 1)
+        if ports.read(place(at), 1) != _PCI_EXPRESS or not ports.read(place(at + _SLOT_STATUS), 2) & _PRESENT:
             raise InfrastructureError(f"there is no card in the slot of the root port {port}")
         control = ports.read(place(at + _SLOT_CONTROL), 2)
         ports.write(place(at + _SLOT_CONTROL), control | _INDICATOR_OFF | _POWER_OFF, 2)

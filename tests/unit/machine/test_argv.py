@@ -316,3 +316,16 @@ def test_the_script_of_a_machine_with_an_nvme_has_an_empty_namespace():
         ("null-co", "pf.data", NAMESPACE_BYTES),
         ("null-co", "plain.data", NAMESPACE_BYTES),
     ]
+
+
+def test_a_card_that_is_pulled_out_is_in_a_hot_plug_port_and_a_template_has_another_one_there():
+    spec = MachineSpec(
+        devices=(DeviceSpec("d", "nvme", "02:00.0", vfs=2), DeviceSpec("e", "edu", "03:00.0")), hot_plug=(2,)
+    )
+    words = argv(spec.frozen)
+    ports = {port["id"]: port for port in devices(words) if port["driver"] == "pcie-root-port"}
+    assert [name for name, port in ports.items() if port["hotplug"] and port["power_controller_present"]] == ["port2"]
+    assert words[words.index("-global") + 1] == "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"
+    assert [(one["id"], one["bus"]) for one in devices(words) if one["driver"] == "edu"] == [("d", "port2")]
+    assert "-global" not in argv(MachineSpec())
+    assert [device.name for device in spec.fixed_devices] == ["d"]

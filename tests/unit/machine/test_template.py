@@ -94,6 +94,7 @@ SPECS = {
     "buses": MachineSpec(buses=5),
     "vm": MachineSpec(vm=True),
     "any_function": MachineSpec(any_function=True),
+    "hot_plug": MachineSpec(hot_plug=(2,), devices=(BEHIND_PORT,)),
 }
 OTHERS = {
     **{f"spec.{name}": replace(PLAIN, spec=spec.frozen) for name, spec in SPECS.items()},

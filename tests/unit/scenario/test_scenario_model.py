@@ -79,6 +79,13 @@ steps:
   - reset: {device: q}
   - counters: {device: q}
     expect: {counts: {requests: 2}}
+  - misbehave: {device: q, how: hold}
+  - operate: {device: q, op: nop, wait: false}
+  - resume: {device: q}
+  - collect: {device: q, seconds: 0.5}
+  - vanish: {device: q}
+  - surprise_removal: {device: q, keep: true}
+    expect: {counts: {asked: 1}}
   - unbind: {device: e}
   - unplug: {device: e}
     expect: {counts: {closed: 0}}
