@@ -122,8 +122,9 @@ class MachineSpec:
         """The devices that a clone can only have when there was one at their place in its template.
 
         They are those on bus 0: the firmware names each function there in the DMAR table, and the kernel gives others
-        no IOMMU group. And those in hot-plug ports: the state that is loaded says whether there is a card and whether
-        it has power. The device itself still begins anew in each clone.
+        no IOMMU group. And all behind ports of a machine with hot-plug: the state that is loaded says of a slot whether
+        there is a card and whether it has power, and QEMU 7.2 refuses it where that is not so. The device itself still
+        begins anew in each clone.
         """
-        places = (0, *self.hot_plug)
+        places = range(self.buses + 1) if self.hot_plug else (0,)
         return tuple(device for device in self.devices if device.bdf[0] in places and device.model != "vf")
