@@ -7,6 +7,7 @@ is one, its alignment and range, what it translates to, what a device reads and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from harness.fault import evidence_faults, reason_name
 from harness.judge.faults import other_faults
@@ -152,8 +153,23 @@ def _place(address: int | None, steps: Sequence[StepEvidence]) -> str:
     if address is None:
         return "address not said"
     for seen in steps:
-        iova, size, buffer = seen.values.get("iova"), seen.args.get("size"), seen.args.get("buffer")
-        if isinstance(iova, int) and isinstance(size, int) and buffer and iova // PAGE * PAGE <= address < iova + size:
-            offset = int(seen.args.get("offset", 0)) + address - iova
-            return f"{buffer}, page at {offset // PAGE * PAGE:#x}"
+        for iova, place in _reached(seen):
+            size, buffer = place.get("size"), place.get("buffer")
+            if (
+                isinstance(iova, int)
+                and isinstance(size, int)
+                and buffer
+                and iova // PAGE * PAGE <= address < iova + size
+            ):
+                offset = int(place.get("offset", 0)) + address - iova
+                return f"{buffer}, page at {offset // PAGE * PAGE:#x}"
     return f"{address:#x}"
+
+
+def _reached(seen: StepEvidence) -> Iterator[tuple[object, Mapping[str, Any]]]:
+    """The IOVAs that a step was given, each with the part of its arguments that named it."""
+    yield seen.values.get("iova"), seen.args
+    for side in ("source", "destination"):
+        pieces, places = seen.args.get(side), seen.values.get(side)
+        if isinstance(pieces, list | tuple) and isinstance(places, list):
+            yield from zip(places, pieces, strict=False)
