@@ -50,7 +50,7 @@ def test_there_are_enough_and_none_has_a_mistake() -> None:
     assert len(BARE) >= 40
     assert all(re.fullmatch(r"bare/[a-z0-9_]+", one.id) for one in BARE)
     assert all(
-        re.fullmatch(r"(amd|dma|libusdm|noiommu|nvme|remap|sriov|tables|usdm|virtio|vm)/[a-z0-9_]+", one) for one in IDS
+        re.fullmatch(r"(amd|dma|libusdm|noiommu|nvme|qat|remap|sriov|tables|usdm|virtio|vm)/[a-z0-9_]+", one) for one in IDS
     )
 
 
