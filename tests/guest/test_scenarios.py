@@ -16,7 +16,7 @@ from harness.report import cell_text
 from harness.results import CellResult, Outcome, Progress, RunResult
 from harness.run import run_scenarios
 from harness.run.options import RunOptions
-from harness.scenario import find_scenarios, load_scenario
+from harness.scenario import Scenario, find_scenarios, load_scenario
 from harness.scenario.defects import DEFECTS
 
 # Those without a guest have a test of their own: test_bare.py.
@@ -24,25 +24,34 @@ FILES = [file for file in find_scenarios([scenarios_dir()]) if file.parent.name 
 
 
 def _booted() -> list[Path]:
-    """The DMA scenarios, and the first of each machine that they do not have: what a clone may do otherwise.
+    """What a clone may do otherwise: DMA scenarios that do what none before them does, and one of each machine.
 
     Not those with a virtual machine inside: it boots for longer than all others together, and does so for the template.
     Nor those that are booted anyway.
     """
-    chosen = [file for file in FILES if file.parent.name == "dma"]
-    machines = {load_scenario(file).machine.model_dump_json(exclude={"devices"}) for file in chosen}
-    for file in FILES:
-        machine = load_scenario(file).machine
+    chosen: list[Path] = []
+    done: set[str] = set()
+    machines: set[str] = set()
+    for file in sorted(FILES, key=lambda file: (file.parent.name != "dma", -_steps(file), file)):
+        scenario = load_scenario(file)
+        assert isinstance(scenario, Scenario)
+        machine = scenario.machine
         text = machine.model_dump_json(exclude={"devices"})
-        if text not in machines and not machine.vm and machine.iommu != "amd":
+        does = {step.kind for step in scenario.steps} | {str(fault.reason) for fault in scenario.expect.faults}
+        does |= {f"{device.model} {device.at}" for device in machine.devices.values()}
+        text += "".join(sorted({device.model for device in machine.devices.values()}))
+        wanted = not does <= done if file.parent.name == "dma" else text not in machines
+        if wanted and not machine.vm and machine.iommu != "amd":
             machines.add(text)
+            done |= does
             chosen.append(file)
-    return chosen
+    return sorted(chosen)
 
 
-def _clonable(file: Path) -> bool:
-    """QEMU cannot freeze a machine with an amd-iommu."""
-    return load_scenario(file).machine.iommu != "amd"
+def _steps(file: Path) -> int:
+    scenario = load_scenario(file)
+    assert isinstance(scenario, Scenario)
+    return len({step.kind for step in scenario.steps})
 
 
 BOOTED = _booted()
