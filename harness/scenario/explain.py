@@ -27,6 +27,7 @@ _EXPECTED = {
     "string_type": "a word or text",
     "string_unicode": "text",
     "int_type": "an integer",
+    "float_type": "a number",
     "bool_type": "true or false",
     "too_short": "at least one item",
 }
