@@ -215,8 +215,5 @@ DEVICE_KINDS: dict[str, type[Args]] = {
 }
 """The kinds of steps about the device."""
 
-QAT_KINDS = ("operate", "collect", "counters")
-"""Those that a qat's driver does, and no other device's."""
-
 HOST_KINDS = ("misbehave", "resume", "vanish", "surprise_removal")
 """Those that the host does, and no program in the guest."""

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from harness.scenario.args import Args, Compare, ContainerMap, DmaArgs, Fill, Map, RegisterFd
-from harness.scenario.args_device import QAT_KINDS, Operate
+from harness.scenario.args_device import Operate
 from harness.scenario.args_function import PhysicalAddress, Remap
 from harness.scenario.base import Model
 from harness.scenario.device_check import DeviceCheck
@@ -36,7 +36,6 @@ _NO_TABLES = {
     "virtio": ("virtio-iommu", "virtio-iommu has no tables in the guest's memory: use iommu: intel"),
     "amd": ("amd-iommu", "only VT-d's tables are read: use iommu: intel"),
 }
-_QATS = ("qat", "qat_vf")
 _OUTSIDE = 3  # parts of the path of a step's arguments that is in no other step
 
 
@@ -241,9 +240,6 @@ class _CrossCheck:
         known = device is not None and self._device(device, (*path, "device"), names)
         if known and kind not in _ON_CLOSED_DEVICES and device not in names.opened:
             self._add((*path, "device"), f"expected an open device, found '{device}'", "open or register it before")
-        if known and kind in QAT_KINDS and names.models.get(str(device), "qat") not in _QATS:
-            message = f"expected a qat for {kind}, found '{device}', an {names.models[str(device)]}"
-            self._add((*path, "device"), message, "write model: qat, or use dma_read and dma_write")
         if isinstance(args, DmaArgs):
             self._dma(args, path, names)
         if isinstance(args, Operate):

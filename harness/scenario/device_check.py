@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from harness.scenario.args import Args, DmaArgs
 from harness.scenario.args_device import HOST_KINDS, Collect, Misbehave, Operate, SurpriseRemoval
+from harness.scenario.engines import QAT_MODELS
 from harness.scenario.yaml_marks import Path_
 
-QAT_MODELS: Final = ("qat", "qat_vf")
 _OF_A_QAT: Final = ("operate", "collect", "counters", "misbehave", "resume", "vanish")
 _WAIT_FOR_IT: Final = ("close", "reset", "unbind", "unplug")
 _OUTSIDE: Final = 3  # parts of the path of a step's arguments that is in no other step
@@ -61,7 +61,9 @@ class DeviceCheck:
             return
         if kind in _OF_A_QAT and model not in QAT_MODELS:
             message = f"expected a qat for {kind}, found '{name}', model: {model}"
-            self._report((*path, "device"), message, "write model: qat in machine.devices")
+            self._report(
+                (*path, "device"), message, "write model: qat in machine.devices, or use dma_read and dma_write"
+            )
             return
         if doings.gone:
             self._after_the_end(kind, name, path, doings)

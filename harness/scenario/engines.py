@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from harness.scenario.args import DmaArgs
 
+QAT_MODELS = ("qat", "qat_vf")
+"""The models that a process beside QEMU serves."""
+
 EDU_BYTES = 4096
 """Bytes of edu's own; what goes beyond them can corrupt the memory of some QEMU versions."""
 
@@ -26,7 +29,7 @@ def dma_problem(model: str, args: DmaArgs) -> tuple[str, str, str] | None:
     """
     if model == "edu":
         return _edu(args)
-    if model in ("qat", "qat_vf"):
+    if model in QAT_MODELS:
         return _qat(args)
     return _nvme(args) if model in ("nvme", "vf") else None
 

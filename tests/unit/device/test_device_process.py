@@ -36,8 +36,8 @@ def soon() -> Deadline:
 # ---- the lines
 
 
-def asked(process: Process, **request: Any) -> dict[str, Any]:
-    return process.answer(json.dumps(request).encode())
+async def asked(process: Process, **request: Any) -> dict[str, Any]:
+    return await process.answer(json.dumps(request).encode())
 
 
 def test_news_of_a_function_before_with_and_after_a_client() -> None:
@@ -45,7 +45,7 @@ def test_news_of_a_function_before_with_and_after_a_client() -> None:
         with listening() as listener:
             functions = [{"name": "qat0", "model": "qat", "fd": os.dup(listener.fileno())}]
             process = Process(functions, asyncio.get_running_loop())
-            first = asked(process, do="news", function="qat0")
+            first = await asked(process, do="news", function="qat0")
             assert first == {
                 "ok": True,
                 "connected": False,
@@ -60,14 +60,14 @@ def test_news_of_a_function_before_with_and_after_a_client() -> None:
             client = await connected(listener)
             await client.hello()
             await client.map(0x1000, 0x2000)
-            news = asked(process, do="news", function="qat0")
+            news = await asked(process, do="news", function="qat0")
             assert (news["connected"], news["mappings"], news["ranges"]) == (True, 1, [[0x1000, 0x2000, "rw"]])
-            assert "ranges" not in asked(process, do="news", function="qat0"), "only where they have changed"
+            assert "ranges" not in await asked(process, do="news", function="qat0"), "only where they have changed"
             lost = asyncio.Event()
             process.servers["qat0"].on_lost = lost.set
             await client.close()
             await within(lost.wait())
-            news = asked(process, do="news", function="qat0")
+            news = await asked(process, do="news", function="qat0")
             assert (news["connected"], news["ranges"]) == (False, [])
             assert news["clients"] == ["the client closed the connection"]
             process.servers["qat0"].close()
@@ -99,7 +99,7 @@ def test_a_request_that_makes_no_sense_is_refused_by_a_line(line: bytes) -> None
         with listening() as listener:
             functions = [{"name": "qat0", "model": "qat", "fd": os.dup(listener.fileno())}]
             process = Process(functions, asyncio.get_running_loop())
-            answer = process.answer(line)
+            answer = await process.answer(line)
             assert (answer["ok"], bool(answer["error"])) == (False, True)
             process.servers["qat0"].close()
 
@@ -111,9 +111,9 @@ def test_a_model_that_does_nothing_wrong_cannot_be_told_to(monkeypatch: pytest.M
         with listening() as listener:
             functions = [{"name": "s", "model": "sample", "fd": os.dup(listener.fileno())}]
             process = Process(functions, asyncio.get_running_loop())
-            assert asked(process, do="news", function="s")["ok"]
+            assert (await asked(process, do="news", function="s"))["ok"]
             for request in ({"do": "release"}, {"do": "misbehave", "how": "hold"}):
-                assert not asked(process, function="s", **request)["ok"]
+                assert not (await asked(process, function="s", **request))["ok"]
             process.servers["s"].close()
 
     monkeypatch.setitem(MODELS, "sample", Sample)

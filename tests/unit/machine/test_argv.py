@@ -327,8 +327,8 @@ def test_a_card_that_is_pulled_out_is_in_a_hot_plug_port_and_a_template_has_anot
     assert [name for name, port in ports.items() if port["hotplug"] and port["power_controller_present"]] == ["port2"]
     assert words[words.index("-global") + 1] == "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"
     assert [(one["id"], one["bus"]) for one in devices(words) if one["driver"] == "edu"] == [
-        ("d", "port2"),
-        ("e", "port3"),
+        ("at.02.00.0", "port2"),
+        ("at.03.00.0", "port3"),
     ]
     assert "-global" not in argv(MachineSpec())
     assert [device.name for device in spec.fixed_devices] == ["d", "e"]

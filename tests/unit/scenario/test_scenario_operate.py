@@ -45,9 +45,9 @@ def test_good(tmp_path: Path, step: str) -> None:
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        (f"operate: {{device: e, op: fill, destination: [{A}]}}", "expected a qat for operate, found 'e', an edu"),
-        ("collect: {device: e}", "expected a qat for collect, found 'e', an edu"),
-        ("counters: {device: e}", "expected a qat for counters, found 'e', an edu"),
+        (f"operate: {{device: e, op: fill, destination: [{A}]}}", "expected a qat for operate, found 'e', model: edu"),
+        ("collect: {device: e}", "expected a qat for collect, found 'e', model: edu"),
+        ("counters: {device: e}", "expected a qat for counters, found 'e', model: edu"),
         (
             f"operate: {{device: q, op: copy, source: [{A}]}}",
             "expected a destination with op: copy, found no destination",
