@@ -35,7 +35,9 @@ class NotedContainer(Container):
         """See `Container`. The kernel takes whole mappings only: those that begin in the range."""
         removed = super().unmap_dma(iova, size)
         if removed:
-            begun = [first for first in self.beside if iova <= first < iova + size]
+            # The usual case by itself: a program may have tens of thousands of mappings.
+            alone = self.beside.get(iova, (0, ""))[0] == size
+            begun = [iova] if alone else [first for first in self.beside if iova <= first < iova + size]
             if removed > sum(self.beside.pop(first)[0] for first in begun):
                 self.cut.append((iova, iova + size))
         return removed
