@@ -68,7 +68,7 @@ class Qat(Engine):
         """
         super().__init__(device)
         self.longest = self.size = self.unasked = 0
-        self._event = -1
+        self._events: list[int] = []
         self._bar: mmap.mmap | None = None
         self._registers: memoryview | None = None
         self._memory: QueueMemory | None = None
@@ -89,8 +89,10 @@ class Qat(Engine):
             self._owner = memory.page(_RESPONSE_PAGE, "Q")
             self._rings = Rings(memory.page(_REQUEST_PAGE), memory.page(_RESPONSE_PAGE))
             self._lists = Lists([memory.page(n) for n in _LIST_PAGES], [memory.addresses[n] for n in _LIST_PAGES])
-            self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            device.set_irqs(uapi.PCI_MSIX_IRQ, [self._event] * q.VECTORS)
+            # One for each vector: the kernel can hand an eventfd's interrupts on for one only.
+            for _ in range(q.VECTORS):
+                self._events.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+            device.set_irqs(uapi.PCI_MSIX_IRQ, self._events)
         except BaseException:
             self.close()
             raise
@@ -333,7 +335,8 @@ class Qat(Engine):
     def _wait_interrupt(self, rings: Rings, end: float) -> None:
         """Wait until an interrupt has announced a response; raises `DmaTimeout` and `InterruptLost`."""
         poll = select.poll()
-        poll.register(self._event, select.POLLIN)
+        for event in self._events:
+            poll.register(event, select.POLLIN)
         while not self._announced:
             if poll.poll(1000 * _GRACE_SECONDS):
                 self._drain()
@@ -365,17 +368,19 @@ class Qat(Engine):
         status = self._words()[q.STATUS // 4]
         if rings.has_come():
             return
-        if status == _GONE or status & q.FATAL or late:
+        # Where nothing is any more, a machine reads all ones, or zeros.
+        if status == _GONE or not status & q.READY or status & q.FATAL or late:
             error = DmaTimeout(f"no response: {self.state()}")
             self._stop()
             raise error
 
     def _drain(self) -> None:
         """Forget interrupts that came before."""
-        try:
-            os.eventfd_read(self._event)
-        except BlockingIOError:
-            return
+        for event in self._events:
+            try:
+                os.eventfd_read(event)
+            except BlockingIOError:
+                continue
 
     # ---- DMA to and from the device's own bytes
 
@@ -430,9 +435,8 @@ class Qat(Engine):
                 memory.close()
         finally:
             self.device.close()
-            event, self._event = self._event, -1
-            if event >= 0:
-                os.close(event)
+            while self._events:
+                os.close(self._events.pop())
 
 
 def completion(response: Response) -> Completion:

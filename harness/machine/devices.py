@@ -23,6 +23,9 @@ _EDU_MASK = 0xFFFF_FFFF_FFFF_FFFF
 _ISA_BRIDGE = (0, 0x1F, 0)  # the machine's own
 _FDSET = "/dev/fdset/"
 _VFIO_USER = "vfio-user-pci"
+# How many milliseconds QEMU waits for the process before it gives up on the device for good; its default of 5,000 may
+# pass on a busy host. An end of the process is seen at once.
+_PATIENCE = 60_000
 
 
 def device_arguments(
@@ -57,9 +60,9 @@ def device_arguments(
                 f"this QEMU build has no {_VFIO_USER}, which model: {device.model} needs",
                 hint="choose QEMU 10.1 or later with --qemu; 'harness qemu list' shows the builds",
             )
-        return _device(
-            {"driver": _VFIO_USER, "id": device.name, **where, "socket": {"type": "unix", "path": sockets[device.name]}}
-        )
+        socket = {"type": "unix", "path": sockets[device.name]}
+        patience = {"x-msg-timeout": _PATIENCE} if "x-msg-timeout" in properties[_VFIO_USER] else {}
+        return _device({"driver": _VFIO_USER, "id": device.name, **where, **patience, "socket": socket})
     wanted = "sriov_max_vfs" if device.vfs else "max_ioqpairs"
     if wanted not in properties.get("nvme", frozenset()):
         raise ConfigurationError(
