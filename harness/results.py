@@ -99,6 +99,8 @@ class DeviceNews(Record):
         more: how many further ones are not kept.
         ranges: what the IOMMU lets it reach after the step, ascending; None when that is as after the step before.
         believed: what the program believes; None when that is as after the step before.
+        complaints: why the model's server lost its client, or turned others away.
+        failure: what the model's own code raised; empty for nothing.
     """
 
     connected: bool
@@ -106,6 +108,8 @@ class DeviceNews(Record):
     more: int = 0
     ranges: tuple[Run, ...] | None = None
     believed: Belief | None = None
+    complaints: tuple[str, ...] = ()
+    failure: str = ""
 
 
 class StepEvidence(Record):

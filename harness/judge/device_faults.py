@@ -9,7 +9,7 @@ has the page because of a read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from harness.fault import describe, evidence_faults
@@ -17,13 +17,11 @@ from harness.fault.pci import without_domain_0
 from harness.fault.reasons import is_interrupt_reason
 from harness.fault.trace import PAGE_SHIFT, page_of
 from harness.judge.device_ranges import expand
+from harness.judge.device_responses import response_problems
 from harness.judge.words import listed
 from harness.results import Check, Evidence, FaultRecord, Run, StepEvidence, Transfer
 
-_DMA = ("dma_read", "dma_write")
-_TWICE = "complete_twice"
-_ANEW = ("reset", "open", "register")
-_REFUSED = {"read_refused": "read", "write_refused": "write"}
+_CANCELLED = "ECANCELED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ def check_device_faults(evidence: Evidence) -> tuple[list[Check], tuple[str, ...
         for seen in evidence.steps:
             device.step(seen)
         device.end()
-        device.disagreements += _status_problems(name, evidence)
+        device.disagreements += response_problems(name, evidence)
         checks.append(device.check())
         notes += device.notes()
     return checks, tuple(notes)
@@ -92,9 +90,8 @@ class _Device:
         self._translated = True
         self._ranges: tuple[Run, ...] = ()
         self._reads: list[Transfer] = []
-        self._transfers = self._refused = self._more = self._interrupts = self._master_off = self._bare = (
-            self._cached
-        ) = 0
+        self._transfers = self._refused = self._more = self._interrupts = 0
+        self._master_off = self._bare = self._cached = self._cut = 0
 
     def step(self, seen: StepEvidence) -> None:
         """Compare what both say of a step."""
@@ -107,7 +104,11 @@ class _Device:
             return
         was_translated, belief = self._translated, news.believed
         self._translated = belief.translated if belief is not None else was_translated
-        self._ranges = self._ranges if news.ranges is None else news.ranges
+        if news.ranges is not None:
+            self._ranges = news.ranges
+            mapped = list(expand(news.ranges))
+            # What is not mapped any more is not in the IOTLB either.
+            self._reads = [one for one in self._reads if any(a <= one.iova < b for a, b, _ in mapped)]
         self._reads += [one for one in news.transfers if one.access == "read" and not one.refused]
         self._transfers += len(news.transfers) + news.more
         self._more += news.more
@@ -124,6 +125,10 @@ class _Device:
                     self._cached += 1
                 else:
                     self.disagreements.append(f"{where}: the device tells of {piece}, the trace of no such fault")
+        cut = [one for one in news.transfers if one.error == _CANCELLED]
+        before = len(mine)
+        mine = [fault for fault in mine if not any(_within(fault, one) for one in cut)]
+        self._cut += before - len(mine)
         may = [piece for piece in pieces if piece.transfer.bus_master]
         for fault in self._waiting:
             if not any(piece.has(fault) for piece in may):
@@ -167,6 +172,8 @@ class _Device:
             yield f"{self.name}: {self._bare} pieces were refused without a fault, because the IOMMU did not translate"
         if self._cached:
             yield f"{self.name}: {self._cached} writes to read-only pages were refused without a fault, by QEMU's IOTLB"
+        if self._cut:
+            yield f"{self.name}: {self._cut} faults are of DMAs that ended unfinished, by a reset or a lost connection"
         if self._interrupts:
             yield f"{self.name}: {self._interrupts} faults of interrupts, of which its log of DMAs does not tell"
 
@@ -175,49 +182,12 @@ def _is_interrupt(fault: FaultRecord) -> bool:
     return fault.access == "interrupt" or (fault.reason is not None and is_interrupt_reason(fault.reason))
 
 
-def _status_problems(name: str, evidence: Evidence) -> Iterator[str]:
-    """Where the driver's word on a DMA is not what the device did.
-
-    After a response too many the driver takes each for the next request's, until the device is reset.
-    """
-    confused = False
-    for seen in evidence.steps:
-        twice = any(transfer.note == _TWICE for transfer in _made(seen, name))
-        confused = twice or (confused and (seen.kind not in _ANEW or seen.args.get("device") != name))
-        if confused:
-            continue
-        for one in (seen, *seen.children):
-            if one.kind in _DMA and one.args.get("device") == name and one.error is None:
-                problem = _status_problem(one, seen, name)
-                if problem:
-                    yield f"step {seen.index} ({one.kind}): {problem}"
-
-
-def _status_problem(one: StepEvidence, seen: StepEvidence, name: str) -> str:
-    status, iova, size = one.values.get("status"), one.values.get("iova"), one.args.get("size")
-    news = seen.devices.get(name)
-    if news is None or not news.connected or not isinstance(iova, int) or not isinstance(size, int):
-        return ""
-    made = list(_made(seen, name))
-    if status in _REFUSED:
-        if any(transfer.refused and transfer.access == _REFUSED[status] for transfer in made):
-            return ""
-        return f"the driver says {status}, the device made no {_REFUSED[status]} that was refused"
-    if status != "done" or any(transfer.note for transfer in made):
-        return ""
-    access = one.kind.removeprefix("dma_")
-    there = [t for t in made if t.access == access and t.iova < iova + size and iova < t.iova + t.size]
-    if any(transfer.refused for transfer in there):
-        return f"the driver says done, the device tells of a refused {access} at {iova:#x}"
-    if size and not there and not news.more:
-        return f"the driver says done, the device made no {access} at {iova:#x}"
-    return ""
-
-
-def _made(seen: StepEvidence, name: str) -> Iterator[Transfer]:
-    """The transfers of a device in a step, also those that it made as another function."""
-    devices: Mapping[str, object] = seen.devices
-    for other in devices:
-        for transfer in seen.devices[other].transfers:
-            if other == name or transfer.note == "wrong_requester":
-                yield transfer
+def _within(fault: FaultRecord, transfer: Transfer) -> bool:
+    """Whether a fault can be of a transfer that nobody heard the end of."""
+    return (
+        fault.address is not None
+        and fault.access in (None, transfer.access)
+        and transfer.iova >> PAGE_SHIFT
+        <= fault.address >> PAGE_SHIFT
+        <= (transfer.iova + transfer.size - 1) >> PAGE_SHIFT
+    )

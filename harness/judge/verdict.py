@@ -8,6 +8,7 @@ from harness.fault import KernelFaults, clamped_lines, compare, evidence_faults,
 from harness.fault.trace import step_trace
 from harness.judge.device_faults import check_device_faults
 from harness.judge.device_mappings import check_mappings
+from harness.judge.device_presence import check_presence
 from harness.judge.faults import check_faults, other_faults
 from harness.judge.implementations import compare_implementations
 from harness.judge.steps import check_steps
@@ -34,6 +35,7 @@ def judge(scenario: Scenario, evidence: Evidence) -> Verdict:
     checks.append(witnesses)
     known = other_faults(scenario, evidence)
     mappings = check_mappings(scenario.steps, evidence, known.defect if known else "")
+    checks += check_presence(evidence)
     for devices, more in (mappings, check_device_faults(evidence)):
         checks += devices
         notes = (*notes, *more)

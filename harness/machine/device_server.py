@@ -27,6 +27,10 @@ _END_SECONDS = 5.0
 _SHORTEST = 0.001  # 0 would mean not to wait at all, which is another error
 
 
+class RequestRefusedError(InfrastructureError):
+    """The process is there, and will not do what it was asked for."""
+
+
 class Sockets:
     """Listening sockets, one for each function, that only this user's processes reach and only QEMU is told of.
 
@@ -124,7 +128,8 @@ class DeviceServer:
         """Ask it something; see :mod:`harness.device.process`.
 
         Raises:
-            InfrastructureError: it has ended, or refused.
+            RequestRefusedError: it refused.
+            InfrastructureError: it has ended.
             TimeoutError: no answer in time.
         """
         request = json.dumps({"do": do, "function": function, **more}).encode() + b"\n"
@@ -145,7 +150,7 @@ class DeviceServer:
             raise self._ended()
         answer: dict[str, Any] = json.loads(line)
         if not answer.pop("ok"):
-            raise InfrastructureError(f"the device model refused {do}: {answer['error']}")
+            raise RequestRefusedError(f"the device model refused {do}: {answer['error']}")
         return answer
 
     def _ended(self) -> InfrastructureError:

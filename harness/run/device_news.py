@@ -8,6 +8,7 @@ from harness.agent.ranges import pack
 from harness.deadline import Deadline
 from harness.guest.guest import Guest
 from harness.results import Belief, DeviceNews, Run, Transfer
+from harness.run.in_time import in_time
 
 _LONG = 2000  # of an error's text
 
@@ -28,7 +29,7 @@ class DeviceWatch:
 
         Raises:
             GuestPanic, GuestHang, GuestLost, EmulatorCrash: what happened instead in the guest.
-            InfrastructureError: the process of the models ended.
+            InfrastructureError: the process of the models ended, or took too long.
         """
         server = self._guest.emulator.devices
         if server is None:
@@ -36,7 +37,8 @@ class DeviceWatch:
         believed = self._ask_program(server.names, deadline)
         found = {}
         for name in server.names:
-            said = server.ask("news", name, deadline)
+            with in_time(f"asking the model of {name}"):
+                said = server.ask("news", name, deadline)
             ranges = tuple(pack(tuple(one) for one in said["ranges"])) if "ranges" in said else self._ranges.get(name)
             found[name] = DeviceNews(
                 connected=said["connected"],
@@ -44,6 +46,8 @@ class DeviceWatch:
                 more=said["more"],
                 ranges=None if ranges == self._ranges.get(name) else ranges,
                 believed=None if believed[name] == self._believed.get(name) else believed[name],
+                complaints=tuple(said["clients"]),
+                failure=said["failure"],
             )
             self._ranges[name] = ranges or ()
             self._believed[name] = believed[name]

@@ -8,7 +8,9 @@ from typing import Any
 from harness.deadline import Deadline
 from harness.errors import InfrastructureError
 from harness.guest.guest import Guest
+from harness.machine.device_server import RequestRefusedError
 from harness.machine.removal import pull_out
+from harness.run.in_time import in_time
 
 
 def do_step(guest: Guest, kind: str, args: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
@@ -21,14 +23,15 @@ def do_step(guest: Guest, kind: str, args: dict[str, Any], deadline: Deadline) -
         deadline: until when it must be done.
 
     Returns:
-        An answer as the worker gives one.
+        An answer as the worker gives one; the error ``NotDone`` says why the model would not do it.
 
     Raises:
-        InfrastructureError: the process of the models ended or refused, or QEMU did.
+        InfrastructureError: the process of the models ended, or QEMU did or refused, or it took too long.
         GuestPanic, GuestHang, GuestLost, EmulatorCrash: what happened to the guest instead.
     """
     started = time.monotonic()
-    answer = _remove(guest, args, deadline) if kind == "surprise_removal" else _tell(guest, kind, args, deadline)
+    with in_time(f"the step {kind}"):
+        answer = _remove(guest, args, deadline) if kind == "surprise_removal" else _tell(guest, kind, args, deadline)
     return {**answer, "seconds": round(time.monotonic() - started, 6)}
 
 
@@ -38,7 +41,11 @@ def _tell(guest: Guest, kind: str, args: dict[str, Any], deadline: Deadline) -> 
     if server is None:
         raise InfrastructureError(f"the machine has no device for {kind}")
     more = {key: value for key, value in args.items() if key != "device" and value is not None}
-    server.ask({"resume": "release"}.get(kind, kind), args["device"], deadline, **more)
+    try:
+        server.ask({"resume": "release"}.get(kind, kind), args["device"], deadline, **more)
+    except RequestRefusedError as refused:
+        # For example a request that would have been held, and never came.
+        return {"values": {}, "error": {"type": "NotDone", "message": refused.message}}
     return {"values": {}}
 
 

@@ -93,6 +93,12 @@ def test_a_write_that_the_iotlb_refuses():
     assert "the trace of no such fault" in problem(step(transfer(refused=()), write))  # it is not mapped
     elsewhere = transfer(iova=0x901000, refused=())
     assert "the trace of no such fault" in problem(step(elsewhere, write, ranges=ranges))
+    # The IOTLB forgets what is unmapped, and nothing else.
+    read, late = step(transfer(refused=()), ranges=ranges), step(write, index=3)
+    more = step(index=1, ranges=(*ranges, (0xA00000, 0x1000, "rw", 1, 0)))
+    assert problem(read, more, late) == ""
+    anew = (step(index=1, ranges=()), step(index=2, ranges=ranges))
+    assert "the trace of no such fault" in problem(read, *anew, late)
 
 
 def test_a_log_that_is_not_whole_is_compared_one_way():
@@ -141,12 +147,59 @@ def test_a_driver_that_lies():
     assert "the device made no write that was refused" in problem(dma("write_refused", transfer()))
 
 
-def test_after_a_response_too_many_the_driver_is_not_asked_until_a_reset():
-    twice = dma("done", transfer(refused=(), note="complete_twice"))
-    lie = dma("done").model_copy(update={"index": 1})
-    reset = step(index=1, kind="reset", args={"device": "qat0"})
-    assert problem(twice, lie) == ""
-    assert "made no read" in problem(twice, reset, lie.model_copy(update={"index": 2}))
+def operate(status, *transfers, index=0, **more) -> StepEvidence:
+    trace = (READ,) if any(one.refused for one in transfers) else ()
+    wait = more.pop("wait", True)
+    return step(
+        *transfers,
+        index=index,
+        trace=trace,
+        args={"device": "qat0", "op": "crc32", "wait": wait},
+        values={"status": status, **more} if wait else {},
+    )
+
+
+def collect(*statuses, transfers=(), index=1) -> StepEvidence:
+    values = {"statuses": list(statuses)}
+    trace = (READ,) if any(one.refused for one in transfers) else ()
+    return step(*transfers, index=index, trace=trace, kind="collect", args={"device": "qat0"}, values=values)
+
+
+def test_what_the_driver_says_of_an_operation():
+    assert problem(operate("done", transfer(refused=()))) == ""
+    assert problem(operate("invalid", transfer(refused=()))) == ""
+    assert problem(operate("read_refused", transfer(), refused=0x900000)) == ""
+    assert "says done, the device tells of a refused read at 0x900000" in problem(operate("done", transfer()))
+    assert "says read_refused, the device made no read that was refused" in problem(
+        operate("read_refused", transfer(refused=()))
+    )
+    assert "read_refused at 0x901000, the device made no read that was refused there" in problem(
+        operate("read_refused", transfer(), refused=0x901000)
+    )
+
+
+def test_what_the_driver_says_of_requests_that_it_handed_over():
+    handed = operate(None, wait=False)
+    assert problem(handed, collect("read_refused", transfers=(transfer(),))) == ""
+    assert problem(operate(None, transfer(), wait=False), collect("read_refused")) == ""
+    assert problem(handed, collect("done", transfers=(transfer(refused=()),))) == ""
+    assert "step 1 (collect): the driver says done, the device tells of a refused read" in problem(
+        handed, collect("done", transfers=(transfer(),))
+    )
+    assert "says write_refused, the device made no write that was refused" in problem(
+        handed, collect("write_refused", transfers=(transfer(),))
+    )
+    # What another request was refused is no word on one that has not been collected yet.
+    both = (operate(None, wait=False), operate(None, transfer(), index=1, wait=False))
+    assert problem(*both, collect("done", index=2), collect("read_refused", index=3)) == ""
+
+
+def test_a_fault_of_a_dma_that_was_cut_short():
+    cut = transfer(size=8192, refused=(), error="ECANCELED")
+    assert problem(step(cut, trace=(READ,))) == ""
+    assert "1 faults are of DMAs that ended unfinished" in checked(step(cut, trace=(READ,)))[1][0]
+    assert "the device of no such DMA" in problem(step(cut, trace=(FAULT.format(0x200, 6, 0x902000, 0),)))
+    assert "the device of no such DMA" in problem(step(cut, trace=(FAULT.format(0x200, 6, 0x900000, 1),)))
 
 
 def test_a_driver_that_lies_in_a_forked_child():

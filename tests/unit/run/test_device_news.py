@@ -5,7 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from harness.deadline import Deadline
+from harness.errors import InfrastructureError
 from harness.results import Belief
 from harness.run.device_news import DeviceWatch
 
@@ -30,7 +33,9 @@ class Pretended:
     def ask(self, do: str, name: str, deadline: Deadline) -> dict[str, Any]:
         assert (do, name) == ("news", "qat0")
         self.order.append("device")
-        return {"connected": True, "transfers": [], "more": 0, **self.said}
+        if deadline.remaining <= 0:
+            raise TimeoutError
+        return {"connected": True, "transfers": [], "more": 0, "clients": [], "failure": "", **self.said}
 
 
 def test_what_has_not_changed_is_not_repeated() -> None:
@@ -65,3 +70,15 @@ def test_a_program_that_cannot_say_is_no_error_of_the_harness() -> None:
 
 def test_nobody_is_asked_where_there_is_no_such_device() -> None:
     assert DeviceWatch(SimpleNamespace(emulator=SimpleNamespace(devices=None))).news(Deadline.after(5)) == {}  # type: ignore[arg-type]
+
+
+def test_what_the_server_complains_of_and_what_the_model_raised_is_kept() -> None:
+    pretended = Pretended()
+    pretended.said = {"clients": ["another client is connected"], "failure": "ValueError('x')"}
+    news = DeviceWatch(pretended.guest).news(Deadline.after(5))["qat0"]
+    assert (news.complaints, news.failure) == (("another client is connected",), "ValueError('x')")
+
+
+def test_a_deadline_that_is_over_is_told_with_what_was_asked() -> None:
+    with pytest.raises(InfrastructureError, match=r"asking the model of qat0 was not done before .*deadline"):
+        DeviceWatch(Pretended().guest).news(Deadline.after(0))

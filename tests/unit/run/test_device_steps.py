@@ -9,6 +9,7 @@ import pytest
 
 from harness.deadline import Deadline
 from harness.errors import InfrastructureError
+from harness.machine.device_server import RequestRefusedError
 from harness.machine.spec import DeviceSpec, MachineSpec
 from harness.run import device_steps
 from harness.run.device_steps import do_step
@@ -26,8 +27,12 @@ class Player:
         self.spec = MachineSpec(devices=(DeviceSpec("d", "qat", "03:00.0"),), hot_plug=(3,))
         self.emulator = SimpleNamespace(devices=SimpleNamespace(ask=self._ask) if served else None)
 
-    def _ask(self, do: str, function: str, _deadline: Deadline, **more: Any) -> dict[str, Any]:
+    def _ask(self, do: str, function: str, deadline: Deadline, **more: Any) -> dict[str, Any]:
         self.asked.append((do, function, more))
+        if deadline.remaining <= 0:
+            raise TimeoutError
+        if self.refuses:
+            raise RequestRefusedError("the device model refused release: no request came that would be held")
         return {}
 
     def request(self, doing: str, kind: str, args: dict[str, Any], _deadline: Deadline) -> dict[str, Any]:
@@ -35,8 +40,8 @@ class Player:
         assert doing == "the surprise removal of d"
         return {**ANSWER, "error": {"type": "NotTaken", "message": "not there"}} if self.refuses else ANSWER
 
-    def do(self, kind: str, **args: Any) -> dict[str, Any]:
-        return do_step(self, kind, {"device": "d", **args}, DEADLINE)  # type: ignore[arg-type]
+    def do(self, kind: str, deadline: Deadline = DEADLINE, **args: Any) -> dict[str, Any]:
+        return do_step(self, kind, {"device": "d", **args}, deadline)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -53,6 +58,17 @@ def test_the_process_of_the_models_is_told(kind: str, args: dict[str, Any], aske
     answer = player.do(kind, **args)
     assert player.asked == [(*asked, args)]
     assert answer["values"] == {}
+
+
+def test_what_the_model_will_not_do_is_an_error_of_the_step() -> None:
+    answer = Player(refuses=True).do("resume")
+    assert answer["error"]["type"] == "NotDone"
+    assert answer["error"]["message"].endswith("no request came that would be held")
+
+
+def test_a_deadline_that_is_over_is_told_with_the_step() -> None:
+    with pytest.raises(InfrastructureError, match="the step resume was not done before the scenario's deadline"):
+        Player().do("resume", Deadline.after(0))
 
 
 @pytest.mark.parametrize("kind", ["misbehave", "resume", "vanish"])
