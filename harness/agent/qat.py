@@ -36,13 +36,24 @@ _ADDRESSES = 1 << 64
 # looks between them, fewer requests a second come back.
 _PAUSE_SECONDS = 0.00001
 _CHECK_SECONDS = 0.05
-# So long after its response an interrupt still counts.
+# So long after the device has come to rest an interrupt still counts.
 _GRACE_SECONDS = 0.5
+# So long a device that is closed may still be busy before it is reset.
+_REST_SECONDS = 1.0
 
 
 def words_of(bar: mmap.mmap) -> memoryview:
     """Return a BAR as registers of 4 bytes."""
     return memoryview(bar).cast("I")
+
+
+def _is_gone(status: int) -> bool:
+    """Whether nothing answers: where nothing is any more, a machine reads all ones, or zeros."""
+    return status == _GONE or not status & q.READY
+
+
+def _is_busy(status: int) -> bool:
+    return bool(status & q.BUSY) and not _is_gone(status)
 
 
 class Qat(Engine):
@@ -111,6 +122,7 @@ class Qat(Engine):
         self._collectable: deque[Response] = deque()
         self._announced = 0  # responses that an interrupt has announced
         self._interrupts = False
+        self._hangs = False  # it was given up: whatever it is at takes too long
 
     def start(self, seconds: float = 10.0) -> None:
         """Set the rings up, empty; nothing where they are already for this process.
@@ -123,8 +135,9 @@ class Qat(Engine):
             return
         self._stop()
         end = time.monotonic() + seconds
-        while (status := self._words()[q.STATUS // 4]) & q.BUSY or status & q.FATAL:
-            if status == _GONE or status & q.FATAL or time.monotonic() >= end:
+        while _is_gone(status := self._words()[q.STATUS // 4]) or status & (q.BUSY | q.FATAL):
+            if _is_gone(status) or status & q.FATAL or time.monotonic() >= end:
+                self._hangs = True
                 raise DmaTimeout(f"the rings cannot be set up: {self.state()}")
             time.sleep(_PAUSE_SECONDS)
         self._forget()
@@ -170,8 +183,9 @@ class Qat(Engine):
         """Return what STATUS and ERROR say, in words."""
         words = self._words()
         status = words[q.STATUS // 4]
-        if status == _GONE:
-            return f"{self.device.bdf} does not answer, its registers read as all ones"
+        if _is_gone(status):
+            what = "all ones" if status == _GONE else "zeros"
+            return f"{self.device.bdf} does not answer, its registers read as {what}"
         bits = ((q.READY, "ready"), (q.BUSY, "busy"), (q.FATAL, "fatal"))
         said = f"{self.device.bdf} has STATUS {status:#x} ({', '.join(name for bit, name in bits if status & bit)})"
         cause = words[q.ERROR // 4]
@@ -272,7 +286,7 @@ class Qat(Engine):
     # ---- responses
 
     def finish(self, number: int, *, interrupt: bool = False, seconds: float = 10.0) -> Response:
-        """Wait for a request's response; those that come before it are kept for `collect`.
+        """Wait for a request's response; those of requests that were left are kept for `collect`.
 
         Args:
             number: The request.
@@ -283,44 +297,77 @@ class Qat(Engine):
             DmaTimeout: No response in time, or there will be none. The rings are given up then.
             InterruptLost: The response has come, and no interrupt.
         """
-        while True:
-            response = self._next(interrupt, seconds)
-            if response.opaque == number:
-                return response
-            self._collectable.append(response)
+        end = time.monotonic() + seconds
+        try:
+            return self._finish(number, interrupt, end)
+        except InterruptLost:
+            self._finish(number, False, end)  # it is there, so that nobody else takes it
+            raise
+
+    def _finish(self, number: int, interrupt: bool, end: float) -> Response:
+        while (response := self._next(interrupt, end)).opaque != number:
+            self._keep(response)
+        return response
 
     def leave(self, number: int) -> None:
-        """Let `collect` take a request's response."""
+        """Let `collect` take a request's response; said before anything is waited for."""
         self._unclaimed.add(number)
 
+    def _keep(self, response: Response) -> None:
+        """Keep a response for `collect`; whoever asked for another one may have given it up."""
+        if response.opaque in self._unclaimed:
+            self._collectable.append(response)
+
     def collect(self, count: int, *, interrupt: bool = False, seconds: float = 10.0) -> list[Response]:
-        """Wait for responses of requests that were left, the oldest first; raises as `finish`, and `NothingHanded`."""
+        """Wait for responses of requests that were left, the oldest first.
+
+        After an error they can be collected again, as long as the rings are there.
+
+        Args:
+            count: How many.
+            interrupt: See `finish`.
+            seconds: How long to wait for all of them.
+
+        Raises:
+            DmaTimeout, InterruptLost: See `finish`.
+            NothingHanded: So many requests were not left.
+        """
         if len(self._unclaimed) < count:
             raise NothingHanded(f"{len(self._unclaimed)} requests were handed over, and {count} responses asked for")
-        found: list[Response] = []
-        while len(found) < count:
-            response = self._collectable.popleft() if self._collectable else self._next(interrupt, seconds)
-            self._unclaimed.discard(response.opaque)
-            found.append(response)
+        end = time.monotonic() + seconds
+        while len(self._collectable) < count:
+            self._keep(self._next(interrupt, end))
+        found = [self._collectable.popleft() for _ in range(count)]
+        self._unclaimed.difference_update(response.opaque for response in found)
         return found
 
-    def _next(self, interrupt: bool, seconds: float) -> Response:
+    def _next(self, interrupt: bool, end: float) -> Response:
         """Wait for the oldest request's response; what nobody asked for is counted."""
         rings = self._rings
         if rings is None or not self._is_running():
             raise DmaTimeout("the request was lost: the rings were set up anew, by a reset or another process")
-        end = time.monotonic() + seconds
         while True:
             if interrupt:
                 self._wait_interrupt(rings, end)
             else:
                 self._wait_memory(rings, end)
-            response = rings.take()
-            self._announced = max(0, self._announced - 1)
-            if self._waiting and response.opaque == self._waiting[0]:
+            if self._skip_unasked(rings):
+                response = self._take(rings)
                 self._lists.give_back(self._waiting.popleft())
                 return response
+
+    def _skip_unasked(self, rings: Rings) -> bool:
+        """Take what nobody asked for; tells whether the oldest request's response is there."""
+        while rings.has_come():
+            if self._waiting and rings.oldest() == self._waiting[0]:
+                return True
+            self._take(rings)
             self.unasked += 1
+        return False
+
+    def _take(self, rings: Rings) -> Response:
+        self._announced = max(0, self._announced - 1)
+        return rings.take()
 
     def _wait_memory(self, rings: Rings, end: float) -> None:
         """Wait until a response is in memory; raises `DmaTimeout`."""
@@ -337,42 +384,37 @@ class Qat(Engine):
         poll = select.poll()
         for event in self._events:
             poll.register(event, select.POLLIN)
+        lost: float | None = None  # when an interrupt that has not come is lost
         while not self._announced:
-            if poll.poll(1000 * _GRACE_SECONDS):
+            if poll.poll(1000 * _CHECK_SECONDS):
                 self._drain()
-                self._announced = self._come(rings)
-                if not self._announced:
-                    self._expect_more(rings, late=time.monotonic() >= end)
-            elif rings.has_come() and not poll.poll(1000 * _GRACE_SECONDS):
-                self._take_silently(rings)
-                raise InterruptLost(f"{self.device.bdf} responded, and no interrupt came")
+                self._announced = rings.count()
+            if self._announced:
+                return
+            now = time.monotonic()
+            if not self._skip_unasked(rings):
+                self._expect_more(rings, late=now >= end)
+            elif _is_busy(self._words()[q.STATUS // 4]):
+                # One interrupt is for all requests in the ring: it is due when the last one is done.
+                if now >= end:
+                    raise self._given_up("a response has come, and its interrupt is not due", hangs=True)
             else:
-                self._expect_more(rings, late=time.monotonic() >= end)
-
-    def _come(self, rings: Rings) -> int:
-        """How many responses are there."""
-        count = 0
-        while count < len(self._waiting) and rings.has_come(count):
-            count += 1
-        return count
-
-    def _take_silently(self, rings: Rings) -> None:
-        """Take a response whose interrupt was lost, so that the rings stay in step."""
-        response = rings.take()
-        if self._waiting and response.opaque == self._waiting[0]:
-            self._unclaimed.discard(response.opaque)
-            self._lists.give_back(self._waiting.popleft())
+                lost = lost or now + _GRACE_SECONDS
+                if now >= lost:
+                    raise InterruptLost(f"{self.device.bdf} responded, and no interrupt came")
 
     def _expect_more(self, rings: Rings, *, late: bool) -> None:
         """Look whether a response can still come; raises `DmaTimeout` when not, or when it is too late."""
         status = self._words()[q.STATUS // 4]
-        if rings.has_come():
-            return
-        # Where nothing is any more, a machine reads all ones, or zeros.
-        if status == _GONE or not status & q.READY or status & q.FATAL or late:
-            error = DmaTimeout(f"no response: {self.state()}")
-            self._stop()
-            raise error
+        if not rings.has_come() and (_is_gone(status) or status & q.FATAL or late):
+            raise self._given_up("no response", hangs=late)
+
+    def _given_up(self, why: str, *, hangs: bool) -> DmaTimeout:
+        """Give the rings up; returns what to raise."""
+        error = DmaTimeout(f"{why}: {self.state()}")
+        self._hangs = hangs
+        self._stop()
+        return error
 
     def _drain(self) -> None:
         """Forget interrupts that came before."""
@@ -413,14 +455,32 @@ class Qat(Engine):
     def close(self) -> None:
         """Disable the rings, take their memory away and close the device; may be called twice.
 
+        A device that stays busy is reset before its memory goes.
+
         Raises:
+            usdm.errors.DeviceError: It stays busy, and cannot be reset.
             usdm.errors.UnmapFailed: The kernel refused to take the rings' mapping away.
         """
         registers, self._registers = self._registers, None
         self._running = False
+        try:
+            if registers is not None:
+                self._come_to_rest(registers)
+        finally:
+            self._let_go(registers)
+
+    def _come_to_rest(self, registers: memoryview) -> None:
+        for ring in (q.RING_REQUEST, q.RING_RESPONSE):
+            registers[q.RING_CONFIG // 4 + ring] = 0
+        end = time.monotonic() + (0.0 if self._hangs else _REST_SECONDS)
+        while self._memory is not None and _is_busy(registers[q.STATUS // 4]):
+            if time.monotonic() >= end:
+                self.device.reset()
+                return
+            time.sleep(_PAUSE_SECONDS)
+
+    def _let_go(self, registers: memoryview | None) -> None:
         if registers is not None:
-            for ring in (q.RING_REQUEST, q.RING_RESPONSE):
-                registers[q.RING_CONFIG // 4 + ring] = 0
             registers.release()
         bar, self._bar = self._bar, None
         if bar is not None:
