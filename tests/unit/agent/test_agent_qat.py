@@ -216,10 +216,14 @@ def test_a_device_that_is_gone(rig: Rig, interrupt: bool, reads: int, words: str
         rig.nop()
 
 
-def test_another_device_is_not_taken(rig: Rig) -> None:
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0x1234, "identifies itself as 0x1234"), (0, "does not answer"), (0xFFFF_FFFF, "does not answer")],
+)
+def test_another_device_is_not_taken(rig: Rig, value: int, words: str) -> None:
     fake = rig.fake
-    fake.model.bars[0]._at[0][0].value = 0x1234
-    with pytest.raises(NotQat, match="identifies itself as 0x1234"):
+    fake.model.bars[0]._at[0][0].value = value
+    with pytest.raises(NotQat, match=words):
         Qat(fake, fake.container)  # type: ignore[arg-type]
     fake.closed = False
 

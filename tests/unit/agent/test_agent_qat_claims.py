@@ -51,7 +51,7 @@ def test_a_full_ring_is_counted_to_its_end(rig: Rig) -> None:
 
 
 def test_an_interrupt_is_not_lost_before_it_is_due(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.agent.qat._GRACE_SECONDS", SOON)
+    monkeypatch.setattr("harness.agent.qat_responses._GRACE_SECONDS", SOON)
     rig.plan("")
     rig.plan("delay", milliseconds=300)
     first = left(rig, interrupt=True)
@@ -90,7 +90,7 @@ def test_an_interrupt_is_waited_for_in_short_pieces(rig: Rig, monkeypatch: pytes
 
 
 def test_after_a_lost_interrupt_everybody_gets_his_own(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.agent.qat._GRACE_SECONDS", SOON)
+    monkeypatch.setattr("harness.agent.qat_responses._GRACE_SECONDS", SOON)
     rig.plan("lose_interrupt")
     first = left(rig, interrupt=True, ring=False)
     with pytest.raises(InterruptLost):
@@ -102,7 +102,7 @@ def test_after_a_lost_interrupt_everybody_gets_his_own(rig: Rig, monkeypatch: py
 
 
 def test_a_response_whose_interrupt_was_lost_can_be_collected(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.agent.qat._GRACE_SECONDS", SOON)
+    monkeypatch.setattr("harness.agent.qat_responses._GRACE_SECONDS", SOON)
     rig.plan("lose_interrupt")
     number = left(rig, interrupt=True)
     with pytest.raises(InterruptLost):
@@ -120,13 +120,13 @@ def test_a_response_that_was_given_up_is_nobody_else_s(rig: Rig) -> None:
 
 def test_the_time_is_for_all_responses(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     ends: list[float] = []
-    following = rig.driver._next
+    following = rig.driver._responses._next
 
     def noted(interrupt: bool, end: float) -> Response:
         ends.append(end)
         return following(interrupt, end)
 
-    monkeypatch.setattr(rig.driver, "_next", noted)
+    monkeypatch.setattr(rig.driver._responses, "_next", noted)
     for _ in range(3):
         left(rig)
     rig.driver.collect(3)
