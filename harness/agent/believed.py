@@ -32,6 +32,8 @@ def believed(context: Context, args: dict[str, Any]) -> Outcome:
     """Tell of some devices; arguments: `devices`, their names; values: devices."""
     by_container: dict[int, dict[str, Any]] = {}  # devices of a container see the same
     found = {}
+    for one in context.containers:
+        one.catch_up()
     for name in args["devices"]:
         group = _group(context.addresses[name])
         container = next((one for one in context.containers if one.holds(group)), None)

@@ -237,10 +237,10 @@ def _drive(device: Device, container: Container) -> Engine:
 
     try:
         code = int.from_bytes(device.read(vfio_uapi.PCI_CONFIG_REGION, _CLASS_CODE, 3), "little")
+        vendor = int.from_bytes(device.read(vfio_uapi.PCI_CONFIG_REGION, 0, 4), "little")
     except BaseException:
         device.close()
         raise
-    vendor = int.from_bytes(device.read(vfio_uapi.PCI_CONFIG_REGION, 0, 4), "little")
     if vendor in (qat_layout.VENDOR | qat_layout.PF << 16, qat_layout.VENDOR | qat_layout.VF << 16):
         return qat.Qat(device, container)
     return nvme.Nvme(device, container) if code == nvme.CLASS_CODE else edu.Edu(device)

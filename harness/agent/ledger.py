@@ -47,7 +47,7 @@ class NotedCalls:
                 promised.note(function, value, given)
                 if was is None and self.fd is not None:
                     promised.begin()
-                elif was is not None and self.fd is None:
+                elif function == "qaeMemDestroy" or (was is not None and self.fd is None):
                     promised.end(whole=function == "qaeMemDestroy")
         return value, error
 

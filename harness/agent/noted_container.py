@@ -55,10 +55,15 @@ class NotedContainer(Container):
 
     def holds(self, number: int | None) -> bool:
         """Tell whether a group is in the container by the kernel's word; one whose devices went away is not."""
-        held = [group.number for group in self.groups.values() if _in_container(group.fd)]
-        if not held:
+        return number in self._held()
+
+    def catch_up(self) -> None:
+        """Forget what was mapped where the kernel has taken the last group out, as it does when devices go away."""
+        if not self._held():
             self.beside.clear()
-        return number in held
+
+    def _held(self) -> list[int]:
+        return [group.number for group in self.groups.values() if _in_container(group.fd)]
 
 
 def _in_container(fd: int) -> bool:

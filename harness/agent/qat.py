@@ -8,14 +8,13 @@ or announced by MSI-X. The rings are set up at the first use, and anew after a r
 from __future__ import annotations
 
 import os
-import select
 import time
-from collections import deque
 
 from harness.agent import qat_layout as q
 from harness.agent.engine import Completion, Engine
-from harness.agent.outcome import DeviceBusy, DmaAddress, DmaLength, DmaTimeout, InterruptLost, NothingHanded, NotQat
+from harness.agent.outcome import DeviceBusy, DmaAddress, DmaLength, DmaTimeout, NotQat
 from harness.agent.qat_lists import Lists
+from harness.agent.qat_responses import GONE, PAUSE_SECONDS, Responses, is_busy, is_gone
 from harness.agent.qat_ring import MOST_IN_FLIGHT, Response, Rings
 from harness.agent.queue_memory import PAGE, QueueMemory
 from usdm import vfio_uapi as uapi
@@ -30,14 +29,9 @@ if TYPE_CHECKING:
 _REQUEST_PAGE, _RESPONSE_PAGE, _LIST_PAGES, _PAGES = 0, 1, range(2, 14), 14
 # The last word of the responses' page tells whose the rings are: a forked child and its parent know their own.
 _OWNER = PAGE // 8 - 1
-_GONE = 0xFFFF_FFFF
 _ADDRESSES = 1 << 64
-# Between two looks at memory the processor is free for whoever makes the DMA; with longer pauses, and with more
-# looks between them, fewer requests a second come back.
-_PAUSE_SECONDS = 0.00001
-_CHECK_SECONDS = 0.05
-# So long after its response an interrupt still counts.
-_GRACE_SECONDS = 0.5
+# So long a device that is closed may still be busy before it is reset.
+_REST_SECONDS = 1.0
 
 
 def words_of(bar: mmap.mmap) -> memoryview:
@@ -51,7 +45,8 @@ class Qat(Engine):
     Attributes:
         longest: Bytes that one request can be about.
         size: Bytes of the device's own.
-        unasked: Responses so far that no request of this driver waited for.
+        name: Its PCI address, for messages.
+        events: An eventfd for each vector.
     """
 
     def __init__(self, device: Device, container: Container) -> None:
@@ -67,8 +62,10 @@ class Qat(Engine):
             usdm.errors.UsdmError: VFIO refused something.
         """
         super().__init__(device)
-        self.longest = self.size = self.unasked = 0
-        self._events: list[int] = []
+        self.longest = self.size = 0
+        self.name = device.bdf
+        self.events: list[int] = []
+        self._responses = Responses(self)
         self._bar: mmap.mmap | None = None
         self._registers: memoryview | None = None
         self._memory: QueueMemory | None = None
@@ -82,7 +79,7 @@ class Qat(Engine):
             self._registers = words_of(self._bar)
             found = self._registers[q.ID // 4]
             if found != q.ID_VALUE:
-                said = "does not answer" if found == _GONE else f"identifies itself as {found:#x}"
+                said = "does not answer" if found in (0, GONE) else f"identifies itself as {found:#x}"
                 raise NotQat(f"{device.bdf} {said}")
             self.longest, self.size = self._registers[q.LONGEST // 4], self._registers[q.LOCAL_SIZE // 4]
             memory = self._memory = QueueMemory(container, device.bdf, _PAGES)
@@ -91,8 +88,8 @@ class Qat(Engine):
             self._lists = Lists([memory.page(n) for n in _LIST_PAGES], [memory.addresses[n] for n in _LIST_PAGES])
             # One for each vector: the kernel can hand an eventfd's interrupts on for one only.
             for _ in range(q.VECTORS):
-                self._events.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
-            device.set_irqs(uapi.PCI_MSIX_IRQ, self._events)
+                self.events.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+            device.set_irqs(uapi.PCI_MSIX_IRQ, self.events)
         except BaseException:
             self.close()
             raise
@@ -106,11 +103,9 @@ class Qat(Engine):
 
     def _forget(self) -> None:
         """No request is on its way any more."""
-        self._waiting: deque[int] = deque()  # numbers of the requests in the ring
-        self._unclaimed: set[int] = set()  # those of them that `collect` is to take
-        self._collectable: deque[Response] = deque()
-        self._announced = 0  # responses that an interrupt has announced
+        self._responses.forget()
         self._interrupts = False
+        self._hangs = False  # it was given up: whatever it is at takes too long
 
     def start(self, seconds: float = 10.0) -> None:
         """Set the rings up, empty; nothing where they are already for this process.
@@ -123,10 +118,11 @@ class Qat(Engine):
             return
         self._stop()
         end = time.monotonic() + seconds
-        while (status := self._words()[q.STATUS // 4]) & q.BUSY or status & q.FATAL:
-            if status == _GONE or status & q.FATAL or time.monotonic() >= end:
+        while is_gone(status := self._words()[q.STATUS // 4]) or status & (q.BUSY | q.FATAL):
+            if is_gone(status) or status & q.FATAL or time.monotonic() >= end:
+                self._hangs = True
                 raise DmaTimeout(f"the rings cannot be set up: {self.state()}")
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS)
         self._forget()
         self._lists.give_all_back()
         addresses = self._memory.addresses
@@ -170,8 +166,9 @@ class Qat(Engine):
         """Return what STATUS and ERROR say, in words."""
         words = self._words()
         status = words[q.STATUS // 4]
-        if status == _GONE:
-            return f"{self.device.bdf} does not answer, its registers read as all ones"
+        if is_gone(status):
+            what = "all ones" if status == GONE else "zeros"
+            return f"{self.device.bdf} does not answer, its registers read as {what}"
         bits = ((q.READY, "ready"), (q.BUSY, "busy"), (q.FATAL, "fatal"))
         said = f"{self.device.bdf} has STATUS {status:#x} ({', '.join(name for bit, name in bits if status & bit)})"
         cause = words[q.ERROR // 4]
@@ -226,13 +223,14 @@ class Qat(Engine):
         rings = self._rings
         if rings is None:
             raise ValueError("the device has been closed")
-        if len(self._waiting) >= MOST_IN_FLIGHT:
-            raise DeviceBusy(f"{len(self._waiting)} requests are on their way; collect responses first")
-        if interrupt != self._interrupts and (interrupt or not self._waiting):
+        waiting = self._responses.waited_for
+        if waiting >= MOST_IN_FLIGHT:
+            raise DeviceBusy(f"{waiting} requests are on their way; collect responses first")
+        if interrupt != self._interrupts and (interrupt or not waiting):
             self._words()[q.RING_INT_ENABLE // 4] = (1 << q.VECTORS) - 1 if interrupt else 0
             self._interrupts = interrupt
-        if interrupt and not self._waiting:
-            self._drain()
+        if interrupt and not waiting:
+            self._responses.drain()
         # Neither half of the number is ever the signature of an empty entry: it has no more than 31 bits.
         number = self._number = (self._number + 1) % q.EMPTY
         flags = 0
@@ -253,7 +251,7 @@ class Qat(Engine):
             self._lists.give_back(number)
             raise
         rings.put(q.REQUEST.pack(opcode, flags, 0, 0, *places, operand, number))
-        self._waiting.append(number)
+        self._responses.expect(number)
         if ring:
             rings.ring()
         return number
@@ -271,116 +269,46 @@ class Qat(Engine):
 
     # ---- responses
 
+    @property
+    def unasked(self) -> int:
+        """Responses so far that no request of this driver waited for."""
+        return self._responses.unasked
+
     def finish(self, number: int, *, interrupt: bool = False, seconds: float = 10.0) -> Response:
-        """Wait for a request's response; those that come before it are kept for `collect`.
-
-        Args:
-            number: The request.
-            interrupt: It was asked to be announced by MSI-X, and is waited for by that.
-            seconds: How long to wait.
-
-        Raises:
-            DmaTimeout: No response in time, or there will be none. The rings are given up then.
-            InterruptLost: The response has come, and no interrupt.
-        """
-        while True:
-            response = self._next(interrupt, seconds)
-            if response.opaque == number:
-                return response
-            self._collectable.append(response)
+        """See `Responses.finish`."""
+        return self._responses.finish(number, interrupt, seconds)
 
     def leave(self, number: int) -> None:
-        """Let `collect` take a request's response."""
-        self._unclaimed.add(number)
+        """See `Responses.leave`."""
+        self._responses.leave(number)
 
     def collect(self, count: int, *, interrupt: bool = False, seconds: float = 10.0) -> list[Response]:
-        """Wait for responses of requests that were left, the oldest first; raises as `finish`, and `NothingHanded`."""
-        if len(self._unclaimed) < count:
-            raise NothingHanded(f"{len(self._unclaimed)} requests were handed over, and {count} responses asked for")
-        found: list[Response] = []
-        while len(found) < count:
-            response = self._collectable.popleft() if self._collectable else self._next(interrupt, seconds)
-            self._unclaimed.discard(response.opaque)
-            found.append(response)
-        return found
+        """See `Responses.collect`."""
+        return self._responses.collect(count, interrupt, seconds)
 
-    def _next(self, interrupt: bool, seconds: float) -> Response:
-        """Wait for the oldest request's response; what nobody asked for is counted."""
-        rings = self._rings
-        if rings is None or not self._is_running():
+    # ---- for `Responses`
+
+    def rings(self) -> Rings:
+        """Return the rings with this process's requests; raises `DmaTimeout` where they are lost."""
+        if self._rings is None or not self._is_running():
             raise DmaTimeout("the request was lost: the rings were set up anew, by a reset or another process")
-        end = time.monotonic() + seconds
-        while True:
-            if interrupt:
-                self._wait_interrupt(rings, end)
-            else:
-                self._wait_memory(rings, end)
-            response = rings.take()
-            self._announced = max(0, self._announced - 1)
-            if self._waiting and response.opaque == self._waiting[0]:
-                self._lists.give_back(self._waiting.popleft())
-                return response
-            self.unasked += 1
+        return self._rings
 
-    def _wait_memory(self, rings: Rings, end: float) -> None:
-        """Wait until a response is in memory; raises `DmaTimeout`."""
-        check = time.monotonic() + _CHECK_SECONDS
-        while not rings.has_come():
-            time.sleep(_PAUSE_SECONDS)
-            now = time.monotonic()
-            if now >= check:
-                self._expect_more(rings, late=now >= end)
-                check = now + _CHECK_SECONDS
+    def status(self) -> int:
+        """Read STATUS."""
+        status: int = self._words()[q.STATUS // 4]
+        return status
 
-    def _wait_interrupt(self, rings: Rings, end: float) -> None:
-        """Wait until an interrupt has announced a response; raises `DmaTimeout` and `InterruptLost`."""
-        poll = select.poll()
-        for event in self._events:
-            poll.register(event, select.POLLIN)
-        while not self._announced:
-            if poll.poll(1000 * _GRACE_SECONDS):
-                self._drain()
-                self._announced = self._come(rings)
-                if not self._announced:
-                    self._expect_more(rings, late=time.monotonic() >= end)
-            elif rings.has_come() and not poll.poll(1000 * _GRACE_SECONDS):
-                self._take_silently(rings)
-                raise InterruptLost(f"{self.device.bdf} responded, and no interrupt came")
-            else:
-                self._expect_more(rings, late=time.monotonic() >= end)
+    def over(self, number: int) -> None:
+        """Take a request's scatter lists back: its response has come."""
+        self._lists.give_back(number)
 
-    def _come(self, rings: Rings) -> int:
-        """How many responses are there."""
-        count = 0
-        while count < len(self._waiting) and rings.has_come(count):
-            count += 1
-        return count
-
-    def _take_silently(self, rings: Rings) -> None:
-        """Take a response whose interrupt was lost, so that the rings stay in step."""
-        response = rings.take()
-        if self._waiting and response.opaque == self._waiting[0]:
-            self._unclaimed.discard(response.opaque)
-            self._lists.give_back(self._waiting.popleft())
-
-    def _expect_more(self, rings: Rings, *, late: bool) -> None:
-        """Look whether a response can still come; raises `DmaTimeout` when not, or when it is too late."""
-        status = self._words()[q.STATUS // 4]
-        if rings.has_come():
-            return
-        # Where nothing is any more, a machine reads all ones, or zeros.
-        if status == _GONE or not status & q.READY or status & q.FATAL or late:
-            error = DmaTimeout(f"no response: {self.state()}")
-            self._stop()
-            raise error
-
-    def _drain(self) -> None:
-        """Forget interrupts that came before."""
-        for event in self._events:
-            try:
-                os.eventfd_read(event)
-            except BlockingIOError:
-                continue
+    def given_up(self, why: str, *, hangs: bool) -> DmaTimeout:
+        """Give the rings up; returns what to raise."""
+        error = DmaTimeout(f"{why}: {self.state()}")
+        self._hangs = hangs
+        self._stop()
+        return error
 
     # ---- DMA to and from the device's own bytes
 
@@ -413,14 +341,32 @@ class Qat(Engine):
     def close(self) -> None:
         """Disable the rings, take their memory away and close the device; may be called twice.
 
+        A device that stays busy is reset before its memory goes.
+
         Raises:
+            usdm.errors.DeviceError: It stays busy, and cannot be reset.
             usdm.errors.UnmapFailed: The kernel refused to take the rings' mapping away.
         """
         registers, self._registers = self._registers, None
         self._running = False
+        try:
+            if registers is not None:
+                self._come_to_rest(registers)
+        finally:
+            self._let_go(registers)
+
+    def _come_to_rest(self, registers: memoryview) -> None:
+        for ring in (q.RING_REQUEST, q.RING_RESPONSE):
+            registers[q.RING_CONFIG // 4 + ring] = 0
+        end = time.monotonic() + (0.0 if self._hangs else _REST_SECONDS)
+        while self._memory is not None and is_busy(registers[q.STATUS // 4]):
+            if time.monotonic() >= end:
+                self.device.reset()
+                return
+            time.sleep(PAUSE_SECONDS)
+
+    def _let_go(self, registers: memoryview | None) -> None:
         if registers is not None:
-            for ring in (q.RING_REQUEST, q.RING_RESPONSE):
-                registers[q.RING_CONFIG // 4 + ring] = 0
             registers.release()
         bar, self._bar = self._bar, None
         if bar is not None:
@@ -435,8 +381,8 @@ class Qat(Engine):
                 memory.close()
         finally:
             self.device.close()
-            while self._events:
-                os.close(self._events.pop())
+            while self.events:
+                os.close(self.events.pop())
 
 
 def completion(response: Response) -> Completion:

@@ -80,6 +80,15 @@ class Rings:
         at = (self._head // 4 + ahead * (q.RESPONSE_SIZE // 4)) % len(self._words)
         return self._words[at] != q.EMPTY and self._words[at + _LAST] != q.EMPTY
 
+    def count(self) -> int:
+        """How many responses there are."""
+        return next((ahead for ahead in range(ENTRIES) if not self.has_come(ahead)), ENTRIES)
+
+    def oldest(self) -> int:
+        """The opaque of the oldest response, which has come."""
+        opaque: int = q.RESPONSE.unpack_from(self._responses, self._head)[-1]
+        return opaque
+
     def take(self) -> Response:
         """Take the oldest response, which has come."""
         head = self._head

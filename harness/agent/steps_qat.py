@@ -41,7 +41,7 @@ def operate(context: Context, args: dict[str, Any]) -> Outcome:
 
     Values: source, destination (the IOVA of each piece); of a request that was waited for also status, result, unasked
     (responses that came and that no request waited for), refused and refused_at (the first refused address, and the
-    offset in the side's bytes), reason (of an invalid one), equal, agrees and first_difference.
+    offset in the side's bytes, where it is certain), reason (of an invalid one), equal, agrees and first_difference.
     """
     device = _qat(context, args["device"])
     sides = {name: _pieces(context, args.get(name, ())) for name in ("source", "destination")}
@@ -66,11 +66,12 @@ def operate(context: Context, args: dict[str, Any]) -> Outcome:
     values |= _said(response) | {"unasked": device.unasked - before}
     refused = values.get("refused")
     if refused is not None:
-        place = _place(refused, sides["source" if values["status"] == "read_refused" else "destination"])
-        if args["op"] == "compare" and place is None:
-            place = _place(refused, sides["destination"])
-        if place is not None:
-            values["refused_at"] = place
+        # A compare reads both sides: an address at different offsets of the two may have been refused in either.
+        both = args["op"] == "compare"
+        name = "source" if values["status"] == "read_refused" else "destination"
+        places = {_place(refused, sides[side]) for side in (sides if both else (name,))} - {None}
+        if len(places) == 1:
+            (values["refused_at"],) = places
     if values["status"] == "done" and args["op"] in ("crc32", "compare"):
         values |= _checked(context, args, response.result)
     return Outcome(values=values)

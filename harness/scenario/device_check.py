@@ -24,7 +24,7 @@ Report = Callable[..., None]
 class _Doings:
     """What has been asked of a device since its last reset."""
 
-    requests: int = 0
+    requests: int = 0  # with data: a nop leaves no addresses behind
     handed: int = 0  # requests that nobody has collected
     to_hold: int = 0  # plans to hold a request that none has met
     held: int = 0  # requests that no resume has let go on
@@ -115,14 +115,15 @@ class DeviceCheck:
 
     def _request(self, args: Operate | DmaArgs, path: Path_, doings: _Doings) -> None:
         waits = not isinstance(args, Operate) or args.wait
-        if waits and (doings.to_hold or doings.held):
+        if waits and (doings.held or (doings.to_hold and _has_data(args))):
             hint = "it would never end: write an operate with wait: false, then resume and collect"
             self._report(path, "expected no step that waits for a request that is held, found one", hint, key=True)
-        doings.requests += 1
         doings.handed += not waits
         doings.plans.clear()
+        data = _has_data(args)
+        doings.requests += data
         if doings.to_hold:
-            doings.to_hold, doings.held = doings.to_hold - 1, doings.held + 1
+            doings.to_hold, doings.held = doings.to_hold - 1, doings.held + data
 
     def _forgotten(self, kind: str, doings: _Doings) -> None:
         """A reset takes plans away that no request has met."""
@@ -164,3 +165,8 @@ class DeviceCheck:
         elif [one for one, other in devices.items() if one != name and str(other.get("at", ""))[:2] == place]:
             message = f"expected a device that is alone on its bus, found '{name}' beside others"
             self._report((*path, "device"), message, "whatever is in the slot goes with it")
+
+
+def _has_data(args: Operate | DmaArgs) -> bool:
+    """Whether a request accesses data; one that does not uses a plan up, and is never held."""
+    return not isinstance(args, Operate) or args.op != "nop"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
+import mmap
 import sys
 import threading
 from collections.abc import Coroutine, Iterator
@@ -14,8 +16,10 @@ from typing import Any, TypeVar
 
 from fake_nvme import FakeContainer
 
+from harness.agent import qat_layout as q
 from harness.agent.qat import Qat
 from harness.device import wire
+from harness.device.qat.misbehave import Plan
 from harness.device.qat.stub import QatPf
 from harness.device.wire import Command, Flags, Header
 from usdm import vfio_uapi as uapi
@@ -25,6 +29,7 @@ from client import Client, served
 
 T = TypeVar("T")
 _SECONDS = 20.0
+PAGE, IOVA = 4096, 0x4000_0000
 
 
 class FakeQat:
@@ -34,6 +39,7 @@ class FakeQat:
         model: The model.
         container: Its mappings are the memory that the model reaches.
         gone: The device does not answer.
+        reads: What its registers read as then.
         writes: Indexes of the registers that were written, and the values.
     """
 
@@ -41,6 +47,7 @@ class FakeQat:
         self.bdf, self.fd = "02:00.0", 77
         self.model, self.container = model, container
         self.gone = self.closed = False
+        self.reads = 0xFFFF_FFFF
         self.writes: list[tuple[int, int]] = []
         self._loop, self._client = loop, client
         client.answer = self._answer  # type: ignore[method-assign]
@@ -93,7 +100,7 @@ class FakeQat:
     # ---- its registers
 
     def __getitem__(self, index: int) -> int:
-        return 0xFFFF_FFFF if self.gone else self._run(self._client.get(4 * index))
+        return self.reads if self.gone else self._run(self._client.get(4 * index))
 
     def __setitem__(self, index: int, value: int) -> None:
         self.writes.append((index, value))
@@ -137,3 +144,29 @@ def plugged_in(monkeypatch: Any) -> Iterator[tuple[Qat, FakeQat]]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(_SECONDS)
         loop.close()
+
+
+class Rig:
+    """A driver, its device, and 64 KiB of memory at IOVA."""
+
+    def __init__(self, driver: Qat, fake: FakeQat) -> None:
+        self.driver, self.fake = driver, fake
+        self.memory = mmap.mmap(-1, 16 * PAGE)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+        fake.container.map_dma(address, IOVA, len(self.memory))
+
+    def nop(self, **more: bool) -> int:
+        return self.driver.submit(q.NOP, **more)  # type: ignore[arg-type]
+
+    def plan(self, how: str, times: int = 1, *, milliseconds: int = 0) -> None:
+        self.fake.model.misbehaviour.add(Plan(how, milliseconds), times)  # type: ignore[arg-type]
+
+
+@contextmanager
+def rigged(monkeypatch: Any) -> Iterator[Rig]:
+    """A driver on its device, which gives everything back at the end."""
+    with plugged_in(monkeypatch) as (driver, fake):
+        yield Rig(driver, fake)
+        assert fake.model.failure is None
+    assert fake.closed
+    assert not [iova for iova in fake.container.entries if iova != IOVA], "the rings' memory was given back"

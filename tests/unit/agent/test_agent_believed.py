@@ -30,6 +30,7 @@ class Kernel:
     def __init__(self) -> None:
         self.mapped: dict[int, int] = {}
         self.in_container = True
+        self.out: set[int] = set()  # descriptors of groups that have lost their devices
 
     def map_dma(self, fd: int, ioctl: Any, vaddr: int, iova: int, size: int, flags: int) -> None:
         if any(first < iova + size and iova < first + length for first, length in self.mapped.items()):
@@ -42,7 +43,7 @@ class Kernel:
 
     def status(self, fd: int, request: int, answer: bytearray) -> None:
         assert request == vfio_uapi.GROUP_GET_STATUS
-        if not self.in_container:
+        if not self.in_container or fd in self.out:
             raise OSError(errno.ENODEV, "")
         answer[4:8] = (vfio_uapi.GROUP_FLAGS_CONTAINER_SET).to_bytes(4, "little")
 
@@ -115,6 +116,22 @@ def test_a_container_that_has_lost_its_last_group_has_nothing(
     assert runs(context) == []
     kernel.in_container = True
     assert runs(context) == []
+
+
+def test_every_container_learns_that_it_has_lost_its_groups(
+    context: Context, container: NotedContainer, kernel: Kernel
+) -> None:
+    other = NotedContainer()
+    other.fd, other._ioctl = 91, lambda *_: 0
+    other.groups = {9: SimpleNamespace(number=9, fd=51, no_iommu=False)}  # type: ignore[dict-item]
+    context._containers["other"] = other
+    other.map_dma(0, 0x9000, 0x1000)
+    kernel.out.add(51)
+    assert other.beside, "a question changes nothing"
+    assert not other.holds(9)
+    assert other.beside, "a question changes nothing"
+    ask(context)  # of a device of the first one
+    assert not other.beside
 
 
 # ---- devices that the program does not have
@@ -316,6 +333,15 @@ def test_registrations_are_counted(library: Library) -> None:
 
 def test_the_end_of_everything(library: Library) -> None:
     library.alloc(0x10000, 4 * K, UNIT)
+    library.call("qaeMemDestroy", gives=None)
+    assert library.said() == ([], [UNIT])
+    library.call("qaeRegisterDevice", 90)
+    assert library.said() == ([], [])
+
+
+def test_the_end_of_everything_with_nothing_registered(library: Library) -> None:
+    library.alloc(0x10000, 4 * K, UNIT)
+    library.call("qaeUnregisterDevice", 90)
     library.call("qaeMemDestroy", gives=None)
     assert library.said() == ([], [UNIT])
     library.call("qaeRegisterDevice", 90)

@@ -13,6 +13,7 @@ from harness.agent.execute import execute
 from harness.agent.implementations import UnknownImplementation, Usdm
 from harness.agent.libusdm import NoLibrary
 from usdm import vfio, vfio_uapi
+from usdm.errors import DeviceError
 
 
 class PretendedContainer:
@@ -208,6 +209,24 @@ def test_a_device_gets_the_driver_of_its_class(context: Context, monkeypatch: py
     opened = context.device("b")
     assert isinstance(opened, PretendedNvme)
     assert opened.container is context.container("own")
+
+
+@pytest.mark.parametrize("fails", [0, 9])
+def test_a_device_that_cannot_be_read_is_closed(
+    context: Context, containers: list[PretendedContainer], monkeypatch: pytest.MonkeyPatch, fails: int
+) -> None:
+    closed: list[str] = []
+
+    def read(index: int, offset: int, size: int) -> bytes:
+        if offset == fails:
+            raise DeviceError("device", "01:00.0", 5, "read")
+        return bytes(size)
+
+    device = SimpleNamespace(read=read, close=lambda: closed.append("device"))
+    monkeypatch.setattr(PretendedContainer, "open_device", lambda self, address, token: device)
+    assert run(context, "open", device="a")["error"]["type"] == "DeviceError"
+    assert closed == ["device"]
+    assert not context.devices
 
 
 def test_a_vf_is_opened_with_the_token_of_its_pf(context: Context, containers: list[PretendedContainer]) -> None:

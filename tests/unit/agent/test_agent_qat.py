@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import os
 from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
-from fake_qat import FakeQat, plugged_in
+from fake_qat import IOVA, Rig, rigged
 
 from harness.agent import qat_layout as q
 from harness.agent.outcome import (
@@ -22,36 +20,16 @@ from harness.agent.outcome import (
 )
 from harness.agent.qat import NotQat, Qat, completion
 from harness.agent.qat_ring import MOST_IN_FLIGHT
-from harness.device.qat.misbehave import Plan
 
-PAGE, IOVA, LAST = 4096, 0x4000_0000, (1 << 64) - 1
+LAST = (1 << 64) - 1
 UNMAPPED = 0x90_0000
 SHORT = 0.3
 
 
-class Rig:
-    """A driver, its device, and 64 KiB of memory at IOVA."""
-
-    def __init__(self, driver: Qat, fake: FakeQat) -> None:
-        self.driver, self.fake = driver, fake
-        self.memory = mmap.mmap(-1, 16 * PAGE)
-        address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
-        fake.container.map_dma(address, IOVA, len(self.memory))
-
-    def nop(self, **more: bool) -> int:
-        return self.driver.submit(q.NOP, **more)  # type: ignore[arg-type]
-
-    def plan(self, how: str, times: int = 1) -> None:
-        self.fake.model.misbehaviour.add(Plan(how), times)  # type: ignore[arg-type]
-
-
 @pytest.fixture
 def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    with plugged_in(monkeypatch) as (driver, fake):
-        yield Rig(driver, fake)
-        assert fake.model.failure is None
-    assert fake.closed
-    assert not [iova for iova in fake.container.entries if iova != IOVA], "the rings' memory was given back"
+    with rigged(monkeypatch) as rig:
+        yield rig
 
 
 def test_bytes_go_through_the_devices_own(rig: Rig) -> None:
@@ -84,9 +62,9 @@ def test_flat_and_listed_copies(rig: Rig, size: int) -> None:
 def test_more_requests_than_the_rings_have_entries(rig: Rig) -> None:
     for _ in range(3):
         numbers = [rig.nop(ring=number == 39) for number in range(40)]
-        assert rig.driver.finish(numbers[-1]).opaque == numbers[-1]
         for number in numbers[:-1]:
             rig.driver.leave(number)
+        assert rig.driver.finish(numbers[-1]).opaque == numbers[-1]
         assert [response.opaque for response in rig.driver.collect(39)] == numbers[:-1]
     assert rig.driver.counters()["responses"] == 120
 
@@ -192,8 +170,8 @@ def test_a_lost_interrupt_is_told_and_the_device_can_be_used(rig: Rig) -> None:
 def test_a_response_too_many_is_counted(rig: Rig) -> None:
     rig.plan("complete_twice", 2)
     first, second = rig.nop(), rig.nop()
-    assert rig.driver.finish(second).opaque == second
     rig.driver.leave(first)
+    assert rig.driver.finish(second).opaque == second
     assert rig.driver.collect(1)[0].opaque == first
     rig.driver.finish(rig.nop())
     assert rig.driver.unasked == 2
@@ -225,22 +203,27 @@ def test_without_bus_mastering_only_a_reset_helps(rig: Rig, interrupt: bool) -> 
 
 
 @pytest.mark.parametrize("interrupt", [False, True])
-def test_a_device_that_is_gone(rig: Rig, interrupt: bool) -> None:
+@pytest.mark.parametrize(("reads", "words"), [(0xFFFF_FFFF, "all ones"), (0, "zeros")])
+def test_a_device_that_is_gone(rig: Rig, interrupt: bool, reads: int, words: str) -> None:
     rig.plan("stop_answering")
     number = rig.nop(interrupt=interrupt)
-    rig.fake.gone = True
-    with pytest.raises(DmaTimeout, match=r"02:00\.0 does not answer"):
+    rig.fake.gone, rig.fake.reads = True, reads
+    with pytest.raises(DmaTimeout, match=rf"02:00\.0 does not answer, its registers read as {words}"):
         rig.driver.finish(number, interrupt=interrupt)
     with pytest.raises(NotQat, match="does not answer"):
         rig.driver.counters()
-    with pytest.raises(DmaTimeout, match="does not answer"):
+    with pytest.raises(DmaTimeout, match=r"cannot be set up.*does not answer"):
         rig.nop()
 
 
-def test_another_device_is_not_taken(rig: Rig) -> None:
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0x1234, "identifies itself as 0x1234"), (0, "does not answer"), (0xFFFF_FFFF, "does not answer")],
+)
+def test_another_device_is_not_taken(rig: Rig, value: int, words: str) -> None:
     fake = rig.fake
-    fake.model.bars[0]._at[0][0].value = 0x1234
-    with pytest.raises(NotQat, match="identifies itself as 0x1234"):
+    fake.model.bars[0]._at[0][0].value = value
+    with pytest.raises(NotQat, match=words):
         Qat(fake, fake.container)  # type: ignore[arg-type]
     fake.closed = False
 

@@ -26,6 +26,7 @@ steps:
 """
 FIRST = 16  # the line of the first step behind those
 LOAD = "operate: {device: q, op: load, source: [{iova: 0x1000, size: 8}]}"
+NOP = "operate: {device: q, op: nop}"
 HANDED = LOAD.replace("}]}", "}], wait: false}")
 HOLD = "misbehave: {device: q, how: hold}"
 STALE = "misbehave: {device: q, how: stale_address}"
@@ -49,6 +50,8 @@ def text(*steps: str) -> str:
         ["close: {device: e}", "surprise_removal: {device: e}"],
         [HANDED, HANDED, "collect: {device: q, count: 2}"],
         ["reset: {device: e}"],
+        [HOLD, NOP],
+        [f"{HOLD[:-1]}, times: 2}}", NOP, HANDED, "resume: {device: q}", "collect: {device: q}"],
         [f"{HOLD[:-1]}, times: 2}}", HANDED, HANDED, *["resume: {device: q}"] * 2, "collect: {device: q, count: 2}"],
     ],
 )
@@ -77,6 +80,9 @@ def test_what_makes_sense(steps: list[str]) -> None:
             "expected a request that is held, found none",
             "wait: false",
         ),
+        ([HOLD, NOP, "resume: {device: q}"], "2:resume", "expected a request that is held, found none", "how: hold"),
+        ([HOLD, HANDED, NOP], "2:operate", "expected no step that waits for a request that is held", "collect"),
+        ([NOP, STALE, LOAD], "1:stale_address", "expected an earlier request of the device, found none", "stale"),
         ([HOLD, LOAD], "1:operate", "expected no step that waits for a request that is held, found one", "never end"),
         ([HOLD, HANDED, LOAD], "2:operate", "expected no step that waits for a request that is held", "collect"),
         ([HOLD], "0:misbehave", "expected a later request of the device, found none", "write an operate"),
