@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import select
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -107,6 +108,13 @@ class Connection:
         self._next = 0
         self._held = self._reading = False
         self._regulate()
+
+    @property
+    def hung_up(self) -> bool:
+        """Whether the client has closed its end, also when something that it said before has not been read."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     # ---- our own requests
 

@@ -38,13 +38,10 @@ class Mirror:
 
     Attributes:
         generation: changes with every mapping that comes or goes.
-        mapped: how many messages made a mapping so far.
-        unmapped: how many mappings were taken away so far.
-        most: the largest number of mappings at a time.
     """
 
     def __init__(self) -> None:
-        self.generation = self.mapped = self.unmapped = self.most = 0
+        self.generation = 0
         self._size: dict[int, tuple[int, int]] = {}  # iova: size, access
         self._starts: list[int] = []  # ascending
 
@@ -74,8 +71,6 @@ class Mirror:
         starts.insert(at, iova)
         self._size[iova] = size, int(access)
         self.generation += 1
-        self.mapped += 1
-        self.most = max(self.most, len(self._size))
 
     def remove(self, iova: int, size: int) -> int:
         """Take away what is mapped in a range; a mapping that lies in it in part keeps the rest.
@@ -106,13 +101,11 @@ class Mirror:
         starts[first:last] = [start for start, _, _ in kept]
         for start, length, access in kept:
             self._size[start] = length, access
-        self.unmapped += last - first
         self.generation += 1
         return removed
 
     def clear(self) -> None:
         """Take everything away."""
-        self.unmapped += len(self._size)
         self._size.clear()
         self._starts = []
         self.generation += 1

@@ -60,7 +60,10 @@ class Model:
         """Make the BARs and their registers; called once."""
 
     def on_reset(self) -> None:
-        """Forget everything; called by every reset, after the tasks have been told to end and the registers reset."""
+        """Forget everything; called by every reset, after the tasks have been told to end and the registers reset.
+
+        A task that it starts belongs to the time after the reset.
+        """
 
     def bar(self, index: int, size: int) -> Bar:
         """Make a BAR.
@@ -123,7 +126,8 @@ class Model:
         A task is told to end, and ends as soon as the loop comes to it. Until then nothing more is read from the
         client, so what a driver does after the reset finds a device that rests.
         """
-        for task in self._tasks:
+        ending, self._tasks = self._tasks, set()  # what on_reset() starts belongs to the new life
+        for task in ending:
             task.cancel()
         for bar in self.bars.values():
             bar.reset()
@@ -131,11 +135,10 @@ class Model:
             self.on_reset()
         except Exception as error:
             self.failed(error)
-        if self._tasks and not self._ending:
+        if ending and not self._ending:
             self._late = asyncio.get_running_loop().call_later(_SETTLE_SECONDS, self._go_on)
             self.on_settling(True)
-        self._ending |= self._tasks
-        self._tasks.clear()
+        self._ending |= ending
 
     def _go_on(self) -> None:
         """A task does not end: that is the model's error, and no reason to let the client wait for good."""

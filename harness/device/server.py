@@ -25,6 +25,8 @@ _RESETTABLE, _PCI = 1, 2
 _EVENTFD = 1
 _READ_WRITE: Final = int(Access.READ | Access.WRITE)
 _UCRED: Final = struct.Struct("=iII")
+_FOR_NOW: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_RETRY_SECONDS: Final = 1.0
 
 
 class FunctionServer:
@@ -62,7 +64,7 @@ class FunctionServer:
             Command.DEVICE_RESET: self._reset,
         }
         listener.setblocking(False)
-        loop.add_reader(listener.fileno(), self._accept)
+        self._listen()
 
     @property
     def connected(self) -> bool:
@@ -70,6 +72,10 @@ class FunctionServer:
         return self._connection is not None
 
     # ---- clients
+
+    def _listen(self) -> None:
+        if self._listener is not None:  # else it has been closed meanwhile
+            self._loop.add_reader(self._listener.fileno(), self._accept)
 
     def _accept(self) -> None:
         if self._listener is None:
@@ -79,11 +85,10 @@ class FunctionServer:
         except (BlockingIOError, InterruptedError, ConnectionError):
             return
         except OSError as error:
-            self._note(f"no client can be taken any more: {os.strerror(error.errno or 0)}")
-            self._deafen()
+            self._cannot(error)
             return
-        if self._connection is not None:
-            self._connection.read()  # it may have gone, and nobody has looked yet
+        if self._connection is not None and self._connection.hung_up:
+            self._connection.close("the client closed the connection")  # nobody has read so far yet
         problem = "another client is connected" if self._connection else _stranger(sock)
         if problem:
             self._note(problem)
@@ -93,6 +98,19 @@ class FunctionServer:
         self._connection = Connection(sock, self, self._loop)
         self._connection.hold(self.model.settling)
         self.model.attached(self._connection)
+
+    def _cannot(self, error: OSError) -> None:
+        """Nothing could be accepted: look again later where that may pass, as it waits in the listener until then."""
+        why = os.strerror(error.errno or 0)
+        if error.errno not in _FOR_NOW or self._listener is None:
+            self._note(f"no client can be taken any more: {why}")
+            self._deafen()
+            return
+        said = f"no client can be taken for now: {why}"
+        if self.refused[-1:] != [said]:
+            self._note(said)
+        self._loop.remove_reader(self._listener.fileno())
+        self._loop.call_later(_RETRY_SECONDS, self._listen)
 
     def _hold(self, settling: bool) -> None:
         if self._connection is not None:
@@ -115,12 +133,8 @@ class FunctionServer:
         self.refused.append(why)
         del self.refused[:-100]
 
-    def vanish(self) -> None:
-        """Drop the client in the middle of whatever it does, and take no other."""
-        self.close()
-
     def close(self) -> None:
-        """End it; may be called twice."""
+        """Drop the client in the middle of whatever it does, and take no other. May be called twice."""
         self._deafen()
         if self._connection is not None:
             self._connection.close()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from heapq import merge
 from typing import Literal
 
+from harness.agent.ranges import coalesce
 from harness.results import Belief, Run
 
 Range = tuple[int, int, str]
@@ -36,18 +37,10 @@ class Difference:
 
 def expand(runs: Iterable[Run]) -> list[Range]:
     """Runs as ranges, ascending; those that follow each other with the same access as one."""
-    ranges = sorted(
-        (first + index * stride, first + index * stride + size, access)
-        for first, size, access, count, stride in runs
-        for index in range(count)
+    ranges = (
+        (first + index * stride, size, access) for first, size, access, count, stride in runs for index in range(count)
     )
-    found: list[Range] = []
-    for first, end, access in ranges:
-        if found and found[-1][1] >= first and found[-1][2] == access:
-            found[-1] = found[-1][0], max(end, found[-1][1]), access
-        else:
-            found.append((first, end, access))
-    return found
+    return [(first, first + size, access) for first, size, access in coalesce(ranges)]
 
 
 def as_seen(access: str) -> str:

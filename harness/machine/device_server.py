@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,8 @@ import harness
 from harness.deadline import Deadline
 from harness.errors import InfrastructureError
 from harness.machine import loop
-from harness.machine.devices import SERVED
 from harness.machine.launcher import guarded
-from harness.machine.spec import DeviceSpec
+from harness.machine.spec import SERVED, DeviceSpec
 
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv.pop(1)); from harness.device.process import main; main()"
 _END_SECONDS = 5.0
@@ -45,9 +44,7 @@ class Sockets:
         try:
             self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             for device in devices:
-                listener = socket.socket(socket.AF_UNIX)
-                self.listeners[device.name] = listener
-                listener.bind(self.path(device.name))
+                self.listeners[device.name] = listener = _bound(self.path(device.name))
                 Path(self.path(device.name)).chmod(0o600)
                 listener.listen(1)
         except OSError as error:
@@ -94,7 +91,7 @@ class DeviceServer:
         self._broken = ""
 
     @classmethod
-    def start(cls, devices: Iterable[DeviceSpec], sockets: Sockets, folder: Path, deadline: Deadline) -> DeviceServer:
+    def start(cls, devices: Sequence[DeviceSpec], sockets: Sockets, folder: Path, deadline: Deadline) -> DeviceServer:
         """Start it; it serves the sockets of the devices.
 
         Args:
@@ -162,10 +159,14 @@ class DeviceServer:
             f"the process of the device models ended: {last}", hint=f"all that it said is in {self._errors}"
         )
 
+    def hang_up(self) -> None:
+        """Ask nothing more: who waits for an answer waits no longer, and the process ends by itself."""
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_RDWR)
+
     def stop(self) -> None:
         """End it. May be called twice."""
-        with contextlib.suppress(OSError):
-            self._control.shutdown(socket.SHUT_RDWR)  # who waits for an answer waits no longer
+        self.hang_up()
         with self._lock:
             self._stream.close()
             self._control.close()
@@ -221,6 +222,17 @@ def served(folder: Path, devices: Iterable[DeviceSpec], deadline: Deadline) -> I
             raise
     finally:
         sockets.close()
+
+
+def _bound(path: str) -> socket.socket:
+    """A socket that has made its name, which is nobody else's then; raises OSError."""
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.bind(path)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 async def _spawn(argv: list[str], pass_fds: list[int], output: Path) -> asyncio.subprocess.Process:

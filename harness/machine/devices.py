@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from harness.errors import ConfigurationError, InfrastructureError
-from harness.machine.spec import SERVED as SERVED
-from harness.machine.spec import DeviceSpec, MachineSpec
+from harness.machine.spec import SERVED, DeviceSpec, MachineSpec
 
 NAMESPACE_BYTES = 16 << 20
 """Size of an nvme's namespace; its sectors have 512 bytes."""

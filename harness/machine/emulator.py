@@ -321,11 +321,13 @@ class Emulator:
         return self._exit()
 
     def kill(self) -> None:
-        """End the process at once; every wait on its streams ends with it. Any thread may call it."""
+        """End the process at once; every wait on its streams and its devices ends with it. Any thread may call it."""
         self._asked = True
         if self.running:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
+        if self.devices is not None:
+            self.devices.hang_up()
 
     async def _quit(self) -> None:
         await self.qmp.execute("quit")

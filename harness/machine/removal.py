@@ -15,10 +15,9 @@ from typing import Final
 
 from harness.deadline import Deadline
 from harness.errors import InfrastructureError
-from harness.machine.devices import SERVED
 from harness.machine.emulator import Emulator
 from harness.machine.slots import port_address
-from harness.machine.spec import MachineSpec
+from harness.machine.spec import SERVED, MachineSpec
 
 _ADDRESS, _DATA = 0xCF8, 0xCFC
 _ENABLE: Final = 1 << 31

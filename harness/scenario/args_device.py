@@ -9,13 +9,11 @@ from pydantic import Field, model_validator
 
 from harness.scenario.args import Args, DeviceArgs
 from harness.scenario.base import Model
+from harness.scenario.engines import QAT_BUFFERS, QAT_BYTES
 from harness.scenario.expect import exactly_one
 from harness.scenario.values import Address, Name, Size, refuse
 
 _SECONDS = 10.0
-_LONGEST = 16 << 20
-_LOCAL = 16 << 20
-_MOST_BUFFERS = 255
 _SIDES = {
     "nop": (False, False),
     "copy": (True, True),
@@ -49,14 +47,14 @@ class Piece(Place):
 
     @model_validator(mode="after")
     def _not_empty(self) -> Piece:
-        if not 1 <= self.size <= _LONGEST:
-            raise refuse(f"a size from 1 to {_LONGEST}", self.size, "a qat does at most 16M at once")
+        if not 1 <= self.size <= QAT_BYTES:
+            raise refuse(f"a size from 1 to {QAT_BYTES}", self.size, "a qat does at most 16M at once")
         return self
 
 
 Pieces = Annotated[
     tuple[Piece, ...],
-    Field(strict=False, max_length=_MOST_BUFFERS, description="One piece is a flat buffer, more are a scatter list."),
+    Field(strict=False, max_length=QAT_BUFFERS, description="One piece is a flat buffer, more are a scatter list."),
 ]
 
 
@@ -110,9 +108,9 @@ class Operate(DeviceArgs):
             if wanted is not given:
                 found = name if given else f"no {name}"
                 raise refuse(f"{'a' if wanted else 'no'} {name} with op: {self.op}", found, "see the op", quote=False)
-            if _total(pieces) > _LONGEST:
+            if _total(pieces) > QAT_BYTES:
                 hint = "a qat does at most 16M at once; use several steps"
-                raise refuse(f"at most {_LONGEST} bytes of {name}", _total(pieces), hint)
+                raise refuse(f"at most {QAT_BYTES} bytes of {name}", _total(pieces), hint)
         return self
 
     @model_validator(mode="after")
@@ -125,9 +123,11 @@ class Operate(DeviceArgs):
             raise refuse("byte with op: fill, and only there", self.op, "take it away", quote=False)
         if self.device_offset and self.op not in ("load", "store"):
             raise refuse("device_offset with op: load or store", self.op, "take it away", quote=False)
-        if self.device_offset + (source or destination or 1) > _LOCAL and self.op in ("load", "store"):
+        if self.device_offset + (source or destination or 1) > QAT_BYTES and self.op in ("load", "store"):
             found = f"{self.device_offset} + {source or destination}"
-            raise refuse(f"device_offset + bytes of at most {_LOCAL}", found, "a qat has 16M of its own", quote=False)
+            raise refuse(
+                f"device_offset + bytes of at most {QAT_BYTES}", found, "a qat has 16M of its own", quote=False
+            )
         return self
 
 
@@ -192,7 +192,7 @@ class Resume(DeviceArgs):
 
 
 class Vanish(DeviceArgs):
-    """The device's process drops its connection with QEMU: as if it lost its power."""
+    """The device's process drops its connection with QEMU, to which that is as if the process had been killed."""
 
 
 class SurpriseRemoval(DeviceArgs):

@@ -16,6 +16,9 @@ NVME_BYTES = 16 << 20
 QAT_BYTES = 16 << 20
 """Bytes of a QAT-like device's own, and the most that it copies at once."""
 
+QAT_BUFFERS = 255
+"""Buffers that a scatter list of a QAT-like device has at most."""
+
 SECTOR = 512
 NVME_LONGEST = 512 << 10
 

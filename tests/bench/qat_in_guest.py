@@ -1,8 +1,8 @@
 """The program that runs in the guest: how fast the QAT-like device copies, and many mappings for it to mirror.
 
 It reads its options as JSON from its argument and writes what it measured as lines of JSON. After each line it waits
-for one on its standard input, so that the host can count what is mapped. It needs the standard library and the payload
-only: ``python3 -I qat_in_guest.py OPTIONS``.
+for one on its standard input, so that the host can compare what is mapped. It needs the standard library and the
+payload only: ``python3 -I qat_in_guest.py OPTIONS``.
 """
 
 from __future__ import annotations

@@ -11,11 +11,13 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from figures import Figure, Figures
 from guests import KERNEL, QEMU
+from qat_in_guest import PAGE, PAGES
 
 from harness.deadline import Deadline
 from harness.guest.freeze import get_template
@@ -25,7 +27,7 @@ from harness.machine.spec import DeviceSpec, MachineSpec
 from harness.run.resources import Resources
 
 ATTACH = Figure("QAT: clone with one, minus clone with none", "s", 0.15)
-MEMORY = Figure("QAT: memory of the device's process, at most", "MB", 100)
+MEMORY = Figure("QAT: memory of the process with four functions, one of them at work, at most", "MB", 100)
 MAPPED, UNMAPPED = Figure("QAT: 65,000 mappings made", "s"), Figure("QAT: 65,000 mappings taken away", "s")
 TARGETS = {"copies of 4 KiB, 32 at a time": 2000.0, "copies of 4 MiB": 100.0}
 MAPPINGS = 65_000
@@ -34,6 +36,7 @@ _SECONDS = 300.0
 _ADDRESS = "02:00.0"
 _NOTHING = MachineSpec()
 _MACHINE = MachineSpec(devices=(DeviceSpec("qat", "qat", _ADDRESS),))
+_FOUR = MachineSpec(devices=(*_MACHINE.devices, *(DeviceSpec(f"vf{n}", "qat_vf", f"02:00.{n}") for n in (1, 2, 3))))
 _PROGRAM = Path(__file__).with_name("qat_in_guest.py")
 
 
@@ -82,7 +85,7 @@ def measure(figures: Figures, resources: Resources, rounds: int, scratch: Path, 
         clones.use(_MACHINE, lambda guest: None) - clones.use(_NOTHING, lambda guest: None) for _ in range(rounds)
     ]
     figures.add(ATTACH, statistics.median(differences))
-    clones.use(_MACHINE, lambda guest: _inside(figures, guest, rounds))
+    clones.use(_FOUR, lambda guest: _inside(figures, guest, rounds))
 
 
 def _inside(figures: Figures, guest: Guest, rounds: int) -> None:
@@ -108,28 +111,32 @@ def _inside(figures: Figures, guest: Guest, rounds: int) -> None:
         name, unit = row.rsplit(", ", 1)
         for value in values:
             figures.add(Figure(f"QAT: {name}", unit, TARGETS.get(name), at_least=True), value)
-    before = _mappings(server, deadline)
+    before = _ranges(server, deadline)
+    made = [[PAGES + 2 * PAGE * number, PAGE, "rw"] for number in range(MAPPINGS)]
     channel.sendall(b"\n")
     figures.add(MAPPED, told())
-    _expect(_mappings(server, deadline), before + MAPPINGS)
+    _expect(_ranges(server, deadline), sorted(before + made))
     channel.sendall(b"\n")
     figures.add(UNMAPPED, told())
-    _expect(_mappings(server, deadline), before)
+    _expect(_ranges(server, deadline), before)
     channel.sendall(b"\n")
     channel.recv_exit_status()
-    _expect(_mappings(server, deadline), 0)
+    _expect(_ranges(server, deadline), [])
     figures.add(MEMORY, _most_memory(server.pid))
 
 
-def _mappings(server: DeviceServer, deadline: Deadline) -> int:
-    """How many mappings the model has now."""
-    count: int = server.ask("news", "qat", deadline)["mappings"]
-    return count
+def _ranges(server: DeviceServer, deadline: Deadline) -> list[list[Any]]:
+    """What the model can reach now, which has changed since it was asked: IOVA, bytes and access, ascending."""
+    ranges: list[list[Any]] = server.ask("news", "qat", deadline)["ranges"]
+    return ranges
 
 
-def _expect(count: int, wanted: int) -> None:
-    if count != wanted:
-        raise RuntimeError(f"the model has {count} mappings, the guest made {wanted}")
+def _expect(ranges: list[list[Any]], wanted: list[list[Any]]) -> None:
+    if ranges != wanted:
+        wrong = next(pair for pair in zip_longest(ranges, wanted) if pair[0] != pair[1])
+        raise RuntimeError(
+            f"the model has {len(ranges)} ranges, the guest made {len(wanted)}; the first that differs: {wrong}"
+        )
 
 
 def _most_memory(pid: int) -> float:

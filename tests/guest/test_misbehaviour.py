@@ -120,7 +120,7 @@ def test_the_server_is_killed_in_the_middle_of_a_copy(steps: Callable[[], Abstra
 
 
 def test_the_server_is_dead_before_the_guests_first_access(steps: Callable[[], AbstractContextManager[Steps]]) -> None:
-    """The guest's scan finds no function there, and that is told; no access takes QEMU's 5 s for a message."""
+    """The guest's scan finds no function there, and that is told."""
     with steps() as here:
         kill_server(here.guest)
         with pytest.raises(InfrastructureError, match=r"the guest has no PCI function 0000:02:00\.0"):

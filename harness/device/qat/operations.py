@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,6 +21,9 @@ from harness.device.qat.layout import (
     Reason,
     RequestFlags,
 )
+
+Local = bytearray | mmap.mmap
+"""The device's own bytes."""
 
 _UNIT: Final = 1 << 20  # bytes that are held at a time
 _ADDRESSES: Final = 1 << 64
@@ -90,7 +94,7 @@ def parse(data: bytes | memoryview) -> Request:
     return Request(opcode, flags, source, destination, source_size, destination_size, operand, opaque, reserved)
 
 
-async def perform(request: Request, memory: Memory, local: bytearray) -> int:
+async def perform(request: Request, memory: Memory, local: Local) -> int:
     """Do what a request asks for.
 
     Args:
@@ -121,18 +125,18 @@ async def perform(request: Request, memory: Memory, local: bytearray) -> int:
     return await operation.work(request, memory, local)
 
 
-async def _nop(_request: Request, _memory: Memory, _local: bytearray) -> int:
+async def _nop(_request: Request, _memory: Memory, _local: Local) -> int:
     return 0
 
 
-async def _copy(request: Request, memory: Memory, _local: bytearray) -> int:
+async def _copy(request: Request, memory: Memory, _local: Local) -> int:
     source, destination = await _source(request, memory), await _destination(request, memory)
     for start, to, size in _paired(source, destination):
         await memory.write(to, await memory.read(start, size))
     return _total(source)
 
 
-async def _fill(request: Request, memory: Memory, _local: bytearray) -> int:
+async def _fill(request: Request, memory: Memory, _local: Local) -> int:
     destination = await _destination(request, memory)
     data = bytes([request.operand]) * _UNIT
     for span in _units(destination):
@@ -140,14 +144,14 @@ async def _fill(request: Request, memory: Memory, _local: bytearray) -> int:
     return _total(destination)
 
 
-async def _crc32(request: Request, memory: Memory, _local: bytearray) -> int:
+async def _crc32(request: Request, memory: Memory, _local: Local) -> int:
     crc = 0
     for span in _units(await _source(request, memory)):
         crc = zlib.crc32(await memory.read(span.iova, span.size), crc)
     return crc
 
 
-async def _compare(request: Request, memory: Memory, _local: bytearray) -> int:
+async def _compare(request: Request, memory: Memory, _local: Local) -> int:
     first, second = await _source(request, memory), await _destination(request, memory)
     at = 0
     for one, other, size in _paired(first, second):
@@ -158,7 +162,7 @@ async def _compare(request: Request, memory: Memory, _local: bytearray) -> int:
     return EQUAL
 
 
-async def _load(request: Request, memory: Memory, local: bytearray) -> int:
+async def _load(request: Request, memory: Memory, local: Local) -> int:
     source = await _source(request, memory)
     at = _inside(request.operand, _total(source))
     for span in _units(source):
@@ -167,7 +171,7 @@ async def _load(request: Request, memory: Memory, local: bytearray) -> int:
     return _total(source)
 
 
-async def _store(request: Request, memory: Memory, local: bytearray) -> int:
+async def _store(request: Request, memory: Memory, local: Local) -> int:
     destination = await _destination(request, memory)
     at = _inside(request.operand, _total(destination))
     for span in _units(destination):
@@ -179,7 +183,7 @@ async def _store(request: Request, memory: Memory, local: bytearray) -> int:
 class _Operation(NamedTuple):
     """An operation: what it does, which sides it has, and its largest operand."""
 
-    work: Callable[[Request, Memory, bytearray], Awaitable[int]]
+    work: Callable[[Request, Memory, Local], Awaitable[int]]
     source: bool
     destination: bool
     operand: int = 0

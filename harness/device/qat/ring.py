@@ -65,8 +65,12 @@ class Ring:
     # ---- the driver
 
     def _write_config(self, value: int) -> None:
-        self._config = value
         enable = bool(value & q.RING_ENABLE)
+        if enable and self.enabled and (value ^ self._config) & q.RING_SIZE_MASK:
+            # Head and tail were checked against the size that it was enabled with, which stays.
+            self._listener.broken(q.Cause.RING_SIZE, value)
+            return
+        self._config = value
         if enable and not self.enabled:
             if not q.LEAST_ENTRIES_LOG2 <= value & q.RING_SIZE_MASK <= q.MOST_ENTRIES_LOG2:
                 self._listener.broken(q.Cause.RING_SIZE, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from typing import ClassVar
 
 from harness.device.config import Acs, Identity, Msix, Pcie
@@ -31,7 +32,7 @@ class QatPf(Model):
         """Lay the BAR out as docs/qat-device.md says."""
         self.misbehaviour = Misbehaviour()
         self.counters = Counters()
-        self.local = bytearray(q.LOCAL_BYTES)
+        self.local = _zeros()
         self._worker: Worker | None = None
         bar = self.bar(q.BAR, q.BAR_SIZE)
         for offset, name, value in (
@@ -76,7 +77,8 @@ class QatPf(Model):
         self._worker = None
         self._requests.reset()
         self._responses.reset()
-        self.local = bytearray(q.LOCAL_BYTES)
+        self.local.close()
+        self.local = _zeros()
         self.misbehaviour.clear()
 
     # ---- work
@@ -134,6 +136,11 @@ class QatPf(Model):
         if self._worker is not None:
             self._worker.end()
         self._interrupt(q.ERROR_VECTOR)
+
+
+def _zeros() -> mmap.mmap:
+    """The device's own bytes, which take memory where they have been written only."""
+    return mmap.mmap(-1, q.LOCAL_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 class QatVf(QatPf):

@@ -7,6 +7,7 @@ An interrupt waits until every response has arrived.
 from __future__ import annotations
 
 import asyncio
+import mmap
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +50,7 @@ class Parts:
     dma: Dma
     requests: Ring
     responses: Ring
-    local: bytearray
+    local: mmap.mmap
     misbehaviour: Misbehaviour
     counters: Counters
     start: Callable[[Coroutine[Any, Any, None]], None]
@@ -143,7 +144,7 @@ class Worker:
         arriving = self._arriving = asyncio.get_running_loop().create_future()
         self._parts.start(self._send(ring.send(), response, arriving))
         await asyncio.sleep(0)  # it goes out now, before what the next request asks for
-        return True
+        return self._goes_on
 
     async def _send(self, address: int, response: bytes, arriving: asyncio.Future[None]) -> None:
         try:

@@ -12,7 +12,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from client import CONFIG, Client, connected, listening, within
@@ -24,6 +24,7 @@ from harness.device.process import MODELS, Process
 from harness.device.wire import Command
 from harness.errors import InfrastructureError
 from harness.machine.device_server import DeviceServer, Sockets, served
+from harness.machine.emulator import Emulator
 from harness.machine.spec import DeviceSpec
 
 DEVICES = (DeviceSpec("qat0", "qat", "02:00.0"), DeviceSpec("qat1", "qat_vf", "02:00.1"))
@@ -224,6 +225,53 @@ def test_who_waits_for_an_answer_waits_no_longer_when_it_is_stopped(
     assert not thread.is_alive()
     assert not stopping.is_alive()
     assert len(problems) == 1
+
+
+def test_who_waits_for_an_answer_waits_no_longer_when_all_is_killed(
+    running: tuple[DeviceServer, dict[str, socket.socket]], tmp_path: Path
+) -> None:
+    """By Ctrl-C, which kills QEMU and waits for nothing."""
+    server, _ = running
+    server.ask("news", "qat0", soon())
+    os.kill(server.pid, signal.SIGSTOP)
+    problems: list[Exception] = []
+    asking = threading.Event()
+
+    def ask() -> None:
+        asking.set()
+        try:
+            server.ask("news", "qat0", soon())
+        except InfrastructureError as error:
+            problems.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert asking.wait(10)
+    Emulator.kill(cast("Emulator", Dead(server)))
+    thread.join(15)
+    os.kill(server.pid, signal.SIGCONT)
+    assert not thread.is_alive()
+    assert len(problems) == 1
+
+
+class Dead:
+    """An emulator whose QEMU has ended."""
+
+    running = False
+
+    def __init__(self, devices: DeviceServer) -> None:
+        self.devices = devices
+
+
+def test_the_socket_of_another_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's name must be short
+    theirs = tmp_path / "qat1.vfio-user"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(theirs.name)
+        with pytest.raises(InfrastructureError, match="no socket for a device: Address already in use"):
+            Sockets(tmp_path, DEVICES)
+        assert theirs.is_socket()
+    assert list(tmp_path.iterdir()) == [theirs], "what was made before is taken away"
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from client import CONFIG, Client, within
-from sample import BREAK, COPY, DONE, GO, RAISE, SIZE, STUBBORN, WAIT, addresses
+from sample import BREAK, COPY, DONE, GO, RAISE, SIZE, STUBBORN, WAIT, Sample, addresses
 from telling import still_works, tell
 
 from harness.device import wire
@@ -97,6 +97,44 @@ def test_a_task_that_does_not_end_is_the_models_error_and_the_client_is_served(
     monkeypatch.setattr("harness.device.model._SETTLE_SECONDS", 0.01)
     tell(story)
     assert "go on after a reset" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("reset", [flr, device_reset])
+@pytest.mark.parametrize("works", [False, True])
+def test_a_task_that_begins_with_the_reset_goes_on(
+    reset: Callable[[Client], Coroutine[Any, Any, None]], works: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.device.model._SETTLE_SECONDS", 0.01)
+
+    async def story(server: FunctionServer, client: Client) -> None:
+        if works:
+            await client.put(GO, WAIT)
+        await reset(client)
+        assert await client.get(DONE) == works
+        assert server.model.failure is None
+        assert not server.model.settling
+        assert server.model.running == 1  # type: ignore[attr-defined]
+        await reset(client)
+        assert server.model.running == 1, "a reset ends that of the life before"  # type: ignore[attr-defined]
+
+    assert tell(story, Waking("w")).failure is None
+
+
+class Waking(Sample):
+    """Begins to work by itself after a reset, and goes on until the next."""
+
+    running = 0
+
+    def on_reset(self) -> None:
+        super().on_reset()
+        self.start(self.wake())
+
+    async def wake(self) -> None:
+        self.running += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.running -= 1
 
 
 @pytest.mark.parametrize("reset", [flr, device_reset])

@@ -11,7 +11,7 @@ import struct
 
 import pytest
 from client import CONFIG, Client, connected, descriptors, listening, within
-from sample import COPY, DONE, ERROR, GO, SIZE, Sample, addresses
+from sample import COPY, DONE, ERROR, GO, SIZE, STUBBORN, Sample, addresses
 from telling import still_works, tell
 
 from harness.device import server as server_module
@@ -264,6 +264,92 @@ def test_a_client_that_comes_right_after_the_first_has_gone_is_taken() -> None:
     tell(story)
 
 
+def test_a_client_that_comes_when_much_of_the_first_has_not_been_read_is_taken() -> None:
+    async def story(server: FunctionServer, client: Client) -> None:
+        second = await connected(server._listener)  # type: ignore[arg-type]
+        ask = wire.message(1, Command.REGION_READ, wire.REGION_ACCESS.pack(0, CONFIG, 4), flags=Flags.NO_REPLY)
+        client.sock.send(ask * 1000)
+        client.sock.shutdown(socket.SHUT_RDWR)
+        assert (await second.hello()).error == 0
+        assert server.refused == ["the client closed the connection"]
+        await second.close()
+
+    tell(story)
+
+
+def test_a_client_that_went_during_a_reset_makes_room_for_another() -> None:
+    async def story(server: FunctionServer, client: Client) -> None:
+        await client.put(GO, STUBBORN)
+        await client.ask(Command.DEVICE_RESET)
+        assert server.model.settling
+        second = await connected(server._listener)  # type: ignore[arg-type]
+        client.sock.shutdown(socket.SHUT_RDWR)
+        while not server.refused:
+            await asyncio.sleep(0)
+        server.model.release.set()  # type: ignore[attr-defined]
+        assert (await second.hello()).error == 0
+        assert server.refused == ["the client closed the connection"]
+        await second.close()
+
+    tell(story)
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+def test_a_client_that_cannot_be_taken_for_now_is_taken_later(error: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "_RETRY_SECONDS", 0.01)
+
+    async def whole() -> None:
+        with listening() as listener:
+            failing = Failing(listener, error, times=3)
+            server = FunctionServer(Sample("s"), failing, asyncio.get_running_loop())  # type: ignore[arg-type]
+            client = await connected(listener)
+            assert (await client.hello()).error == 0
+            assert (failing.tried, server.refused) == (4, [f"no client can be taken for now: {os.strerror(error)}"])
+            await client.close()
+            server.close()
+
+    asyncio.run(whole())
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.EINVAL])
+def test_an_end_while_no_client_can_be_taken(error: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "_RETRY_SECONDS", 0.0)
+
+    async def whole() -> None:
+        problems: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+        with listening() as listener:
+            failing = Failing(listener, error, times=9)
+            server = FunctionServer(Sample("s"), failing, asyncio.get_running_loop())  # type: ignore[arg-type]
+            client = await connected(listener)
+            while not server.refused:
+                await asyncio.sleep(0)
+            server.close()
+            await client.gone()
+            assert failing.tried == 1
+            assert not problems
+            await client.close()
+
+    asyncio.run(whole())
+
+
+class Failing:
+    """A listening socket that the kernel gives no client for some times."""
+
+    def __init__(self, listener: socket.socket, error: int, times: int) -> None:
+        self._listener, self._error, self._times = listener, error, times
+        self.tried = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._listener, name)
+
+    def accept(self) -> tuple[socket.socket, object]:
+        self.tried += 1
+        if self.tried <= self._times:
+            raise OSError(self._error, os.strerror(self._error))
+        return self._listener.accept()
+
+
 def test_a_process_of_another_user_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
     us = os.geteuid()
 
@@ -296,8 +382,8 @@ def test_nothing_of_a_client_is_left_for_the_next_one() -> None:
 def test_a_function_that_vanishes_takes_no_client_any_more() -> None:
     async def story(server: FunctionServer, client: Client) -> None:
         address = server._listener.getsockname()  # type: ignore[union-attr]
-        server.vanish()
-        server.vanish()
+        server.close()
+        server.close()
         await client.gone()
         with socket.socket(socket.AF_UNIX) as sock, pytest.raises(ConnectionRefusedError):
             sock.connect(address)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from harness.device.process import MODELS
 from harness.device.qat import layout
+from harness.machine.spec import SERVED
 from harness.scenario import Scenario, ScenarioError, parse_scenario
-from harness.scenario.engines import QAT_BYTES
+from harness.scenario.engines import QAT_BUFFERS, QAT_BYTES, QAT_MODELS
 
 
 def parsed(model: str, place: str, more: str = "") -> Scenario:
@@ -46,3 +48,8 @@ def test_it_has_no_vfs_of_its_own():
 
 def test_the_device_has_what_the_check_says():
     assert QAT_BYTES == layout.LOCAL_BYTES == layout.LONGEST_VALUE
+    assert QAT_BUFFERS == layout.MOST_BUFFERS
+
+
+def test_the_models_that_a_process_serves_are_those_of_the_machine_and_of_the_check():
+    assert tuple(MODELS) == SERVED == QAT_MODELS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -15,6 +15,7 @@ from harness.device.qat import misbehave
 from harness.device.qat.memory import WRONG_BYTE, StubMemory
 from harness.device.qat.misbehave import HOWS, Misbehaviour, Plan
 from harness.device.wire import Access
+from harness.scenario.args_device import Misbehave
 
 Access_ = tuple[str, int, int, str]
 
@@ -150,6 +151,7 @@ def test_plans_are_for_the_next_requests_one_at_a_time_and_a_reset_forgets_them(
 def test_every_kind_is_known() -> None:
     assert "" not in HOWS
     assert len(HOWS) == len(set(HOWS)) == 9
+    assert get_args(Misbehave.model_fields["how"].annotation) == HOWS, "what a scenario may say"
 
 
 # ---- hold

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from client import served, signalled, within
@@ -34,7 +35,7 @@ from qat_rig import (
 )
 
 from harness.device.qat.stub import QatPf, QatVf
-from harness.device.wire import REGION_ACCESS, Command
+from harness.device.wire import DMA_ACCESS, REGION_ACCESS, Command, Flags, message
 
 READY, BUSY, FATAL = 1, 2, 4
 A, B = DATA, DATA + 0x4_0000
@@ -229,6 +230,28 @@ def test_an_offset_out_of_range_is_fatal(event: int, register: int, value: int, 
 
 
 @pytest.mark.parametrize("ring", [0, 1])
+@pytest.mark.parametrize("log2", [1, 3, 5, 31])
+def test_another_size_for_a_ring_that_is_enabled_is_fatal(ring: int, log2: int) -> None:
+    """Its head and tail lie in the ring that was enabled, so nothing may be read of a larger or smaller one."""
+
+    async def story(rig: Rig) -> None:
+        for _ in range(15):  # so that the next tail lies before the head
+            await rig.do(request(NOP))
+            await rig.client.put(CONFIG + 4 * ring, 1 << 31 | 4)
+        await rig.idle()
+        asked = len(rig.client.asked)
+        await rig.client.put(CONFIG + 4 * ring, 1 << 31 | log2)
+        assert await rig.client.get(CONFIG + 4 * ring) == 1 << 31 | 4
+        rig.put(request(NOP))
+        await rig.ring()
+        await rig.client.get(STATUS)
+        assert len(rig.client.asked) == asked
+        await is_fatal(rig, 4, 1 << 31 | log2)
+
+    tell(story)
+
+
+@pytest.mark.parametrize("ring", [0, 1])
 @pytest.mark.parametrize(
     ("writes", "cause", "where"),
     [
@@ -348,6 +371,31 @@ def test_a_ring_that_is_enabled_anew_while_it_works_is_served_afterwards() -> No
     tell(story)
 
 
+def test_a_ring_that_is_enabled_anew_while_a_response_goes_out_keeps_its_head() -> None:
+    async def story(rig: Rig) -> None:
+        client = rig.client
+        client.serving = False
+        rig.put(request(NOP))
+        await rig.ring()
+        await client.arrived(1)
+        # In one piece, so that the driver's writes come between the response and what follows it.
+        head, body = client.held.pop()
+        entries = client.peek(REQUESTS, 64)
+        parts = [message(head.id, head.command, body[: DMA_ACCESS.size] + entries, flags=Flags.REPLY)]
+        for number, (register, value) in enumerate([(CONFIG, 0), (HEAD, 0), (TAIL, 0), (CONFIG, 1 << 31 | 4)], 60000):
+            client._replies[number] = asyncio.get_running_loop().create_future()
+            body = REGION_ACCESS.pack(register, 0, 4) + value.to_bytes(4, "little")
+            parts.append(message(number, Command.REGION_WRITE, body))
+        await client.raw(b"".join(parts))
+        for number in range(60000, 60004):
+            assert (await client.reply(number)).error == 0
+        await client.serve()
+        await rig.idle()
+        assert [await client.get(register) for register in (HEAD, TAIL)] == [0, 0]
+
+    tell(story)
+
+
 def test_waiting_for_room_ends_with_the_ring() -> None:
     async def story(rig: Rig) -> None:
         for _ in range(2):
@@ -452,6 +500,29 @@ def test_a_client_that_goes_in_the_middle_leaves_nothing_behind() -> None:
 
 
 # ---- functions
+
+
+def test_a_functions_own_bytes_take_memory_where_they_were_written_only() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    before = resident()
+    models = [QatPf(str(number)) for number in range(8)]
+    assert all(len(model.local) == 16 << 20 for model in models)
+    assert resident() - before < 16 << 20
+
+
+def test_a_reset_leaves_zeros_and_frees_what_was_written() -> None:
+    model = QatPf("qat")
+    old = model.local
+    old[5:8] = b"old"
+    asyncio.run(reset(model))
+    assert old.closed
+    assert model.local[:16] == bytes(16)
+
+
+async def reset(model: QatPf) -> None:
+    model.reset()
 
 
 def test_two_functions_know_nothing_of_each_other() -> None:
