@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.agent.intervals import Intervals
 from usdm.limits import IOVA_SLAB_SIZE
 
 TYPE_CHECKING = False
@@ -77,10 +78,10 @@ class Promises:
     """What Intel's C library has promised by its return values."""
 
     def __init__(self) -> None:
-        self._ended: list[Range] = []
+        self._ended = Intervals()  # by IOVA
         self._ended_blocks: list[Range] = []
         self._blocks: dict[int, tuple[int, int]] = {}  # virtual address: bytes, IOVA or 0 where it was not told
-        self._maps: dict[int, tuple[int, int]] = {}  # IOVA: virtual address, bytes
+        self._maps = Intervals()  # by virtual address, with their IOVAs
 
     def live(self) -> list[Range]:
         """Return what must be reachable while a container is registered: at least this."""
@@ -88,13 +89,13 @@ class Promises:
 
     def gone(self) -> list[Range]:
         """Return ranges whose mapping it has ended."""
-        return self._ended + self._ended_blocks
+        return [(iova, size, "rw") for iova, size, _ in self._ended] + self._ended_blocks
 
     def _live_blocks(self) -> list[Range]:
         return [(iova, size, "rw") for size, iova in self._blocks.values() if iova]
 
     def _live_maps(self) -> list[Range]:
-        return [(iova, size, "rw") for iova, (_, size) in self._maps.items()]
+        return [(iova, size, "rw") for _, size, iova in self._maps]
 
     def note(self, function: str, value: Any, given: list[Any]) -> None:
         """Take in a call that has succeeded."""
@@ -108,18 +109,16 @@ class Promises:
             # Its memory stays mapped for the next allocation, or does not.
             self._blocks.pop(given[0], None)
         elif function == "qaeMemMapContiguousIova" and value:
-            self._maps[value] = given[0], given[1]
+            self._maps.add(given[0], given[1], value)
             self._reused(value, given[1])
         elif function == "qaeMemUnmapContiguousIova" and value == 0:
             self._unmapped(given[0], given[1])
 
     def _unmapped(self, virt: int, size: int) -> None:
-        for iova, (start, length) in list(self._maps.items()):
+        # Of a mapping that it ended in part nobody knows what is left.
+        for start, length, iova in self._maps.take(virt, size):
             if (start, length) == (virt, size):
-                self._ended.append((iova, length, "rw"))
-            if start < virt + size and virt < start + length:
-                # Of a mapping that it ended in part nobody knows what is left.
-                del self._maps[iova]
+                self._ended.add(iova, length, 0)
 
     def begin(self) -> None:
         """Take in that a container is registered: memory that was allocated is mapped again."""
@@ -127,7 +126,8 @@ class Promises:
 
     def end(self, *, whole: bool) -> None:
         """Take in that nothing is registered any more; `whole`: allocations have ended as well."""
-        self._ended += self._live_maps()
+        for _, size, iova in self._maps:
+            self._ended.add(iova, size, 0)
         self._ended_blocks += self._live_blocks()
         self._maps.clear()
         if whole:
@@ -137,4 +137,4 @@ class Promises:
         """Forget what was at IOVAs that are in use again, by units of 2 MiB as the library hands them out."""
         first = iova // IOVA_SLAB_SIZE * IOVA_SLAB_SIZE
         end = -(-(iova + size) // IOVA_SLAB_SIZE) * IOVA_SLAB_SIZE
-        self._ended = [one for one in self._ended if one[0] + one[1] <= first or one[0] >= end]
+        self._ended.take(first, end - first)

@@ -27,7 +27,7 @@ def _booted() -> list[Path]:
     """What a clone may do otherwise: DMA scenarios that do what none before them does, and one of each machine.
 
     Not those with a virtual machine inside: it boots for longer than all others together, and does so for the template.
-    Nor those that are booted anyway.
+    Nor those that are booted anyway, nor remap, whose addresses are physical ones: each guest has others.
     """
     chosen: list[Path] = []
     done: set[str] = set()
@@ -41,7 +41,7 @@ def _booted() -> list[Path]:
         does |= {f"{device.model} {device.at}" for device in machine.devices.values()}
         text += "".join(sorted({device.model for device in machine.devices.values()}))
         wanted = not does <= done if file.parent.name == "dma" else text not in machines
-        if wanted and not machine.vm and machine.iommu != "amd":
+        if wanted and not machine.vm and machine.iommu != "amd" and file.parent.name != "remap":
             machines.add(text)
             done |= does
             chosen.append(file)
