@@ -102,7 +102,7 @@ class Responses:
         try:
             return self._finish(number, interrupt, end)
         except InterruptLost:
-            self._finish(number, False, end)  # it is there, so that nobody else takes it
+            self._finish(number, False, end)  # it is there: its place and its lists are free again
             raise
 
     def _finish(self, number: int, interrupt: bool, end: float) -> Response:

@@ -95,6 +95,7 @@ def test_after_a_lost_interrupt_everybody_gets_his_own(rig: Rig, monkeypatch: py
     first = left(rig, interrupt=True, ring=False)
     with pytest.raises(InterruptLost):
         rig.driver.finish(rig.nop(interrupt=True), interrupt=True)
+    assert rig.driver._responses.waited_for == 0
     rig.driver.finish(rig.nop())
     second = left(rig)
     assert [response.opaque for response in rig.driver.collect(2)] == [first, second]
