@@ -311,6 +311,23 @@ def test_a_client_that_cannot_be_taken_for_now_is_taken_later(error: int, monkey
     asyncio.run(whole())
 
 
+def test_a_client_that_cannot_be_taken_for_now_is_not_tried_all_the_time() -> None:
+    async def whole() -> None:
+        with listening() as listener:
+            failing = Failing(listener, errno.EMFILE, times=99)
+            server = FunctionServer(Sample("s"), failing, asyncio.get_running_loop())  # type: ignore[arg-type]
+            client = await connected(listener)
+            while not server.refused:
+                await asyncio.sleep(0)
+            for _ in range(10):  # turns of the loop
+                await asyncio.sleep(0)
+            assert failing.tried == 1
+            await client.close()
+            server.close()
+
+    asyncio.run(whole())
+
+
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.EINVAL])
 def test_an_end_while_no_client_can_be_taken(error: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "_RETRY_SECONDS", 0.0)
