@@ -80,7 +80,7 @@ steps:
   - counters: {device: q}
     expect: {counts: {requests: 2}}
   - misbehave: {device: q, how: hold}
-  - operate: {device: q, op: crc32, source: [{iova: 0x1000, size: 4K}], wait: false}
+  - operate: {device: q, op: fill, destination: [{iova: 0x1000, size: 8}], wait: false}
   - resume: {device: q}
   - collect: {device: q, seconds: 0.5}
   - vanish: {device: q}
