@@ -49,12 +49,6 @@ def test_dma_scenario(dma: dict[str, CellResult], name: str) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_a_guest_that_boots_with_a_pf_and_its_vfs(tmp_path: Path) -> None:
-    (booted,) = run(tmp_path / "boot", "qat/pf_and_vfs.yaml", fresh_boot=True).values()
-    assert (booted.outcome, booted.start) == (Outcome.PASS, "boot"), cell_text(booted)
-
-
-@pytest.mark.timeout(300)
 def test_behind_other_iommus_and_behind_none(tmp_path: Path) -> None:
     """Without an IOMMU it is on the kernel that allows that; a machine with AMD's is booted."""
     found = run(tmp_path / "both", "virtio/unmapped_read.yaml", implementation="both", fetch=True)
