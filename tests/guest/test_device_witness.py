@@ -137,7 +137,11 @@ def test_a_usdm_that_maps_wrongly(scenario: Path, tmp_path: Path):
 def test_the_same_steps_on_the_real_one_and_a_driver_that_lies(scenario: Path, tmp_path: Path):
     cell = run(scenario, tmp_path / "out")
     assert cell.outcome is Outcome.PASS, cell_text(cell)
-    assert [check.name for check in of_devices(cell)] == ["device qat0: mappings", "device qat0: faults"]
+    assert [check.name for check in of_devices(cell)] == [
+        "device qat0: presence",
+        "device qat0: mappings",
+        "device qat0: faults",
+    ]
     assert cell.evidence is not None
     steps = list(cell.evidence.steps)
     loaded = load_scenario(scenario)
