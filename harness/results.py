@@ -156,6 +156,11 @@ class Evidence(Record):
     devices: dict[str, str] = Field(default_factory=dict)
     libusdm: str = ""
 
+    @property
+    def served(self) -> tuple[str, ...]:
+        """Names of the devices whose models run beside QEMU."""
+        return tuple(dict.fromkeys(name for step in self.steps for name in step.devices))
+
 
 Vendor = Literal["intel", "amd", "arm", "virtio", "xen", "freebsd"]
 Access = Literal["read", "write", "interrupt"]

@@ -11,15 +11,13 @@ import os
 import select
 import time
 
-from harness.agent.engine import Engine
+from harness.agent.mapped import MappedEngine
 from harness.agent.outcome import DeviceBusy, DmaLength, DmaTimeout, StepError
 from usdm import vfio_uapi as uapi
 from usdm.errors import DeviceError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import mmap
-
     from usdm.vfio import Device
 
 IDENTIFICATION = 0x010000ED
@@ -45,7 +43,7 @@ class NoInterrupt(StepError):
     """The device's MSI cannot be set up."""
 
 
-class Edu(Engine):
+class Edu(MappedEngine):
     """An open edu: memory space on, bus master off, MSI ready."""
 
     def __init__(self, device: Device) -> None:
@@ -58,14 +56,10 @@ class Edu(Engine):
         """
         super().__init__(device)
         self._event = -1
-        self._bar: mmap.mmap | None = None
-        self._wide: memoryview | None = None
         try:
             device.set_bus_master(False)
             self._identify()
-            self._bar = device.map_region(uapi.PCI_BAR0_REGION)
-            # An item of this view is stored and loaded as one access of 8 bytes.
-            self._wide = memoryview(self._bar).cast("Q")
+            self._map("Q")
             self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             self._arm()
         except BaseException:
@@ -99,13 +93,8 @@ class Edu(Engine):
     def _write(self, register: int, value: int) -> None:
         self.device.write(uapi.PCI_BAR0_REGION, register, value.to_bytes(4, "little"))
 
-    def _registers(self) -> memoryview:
-        if self._wide is None:
-            raise ValueError("the device has been closed")
-        return self._wide
-
     def _running(self) -> bool:
-        return bool(self._registers()[_COMMAND // 8] & _RUN)
+        return bool(self._words()[_COMMAND // 8] & _RUN)
 
     # ---- DMA
 
@@ -131,7 +120,7 @@ class Edu(Engine):
         # An MSI is a write to memory as well: without bus mastering none arrives, whatever the device does.
         interrupt = self.bus_master
         self._drain()
-        registers = self._registers()
+        registers = self._words()
         place = BUFFER_ADDRESS + device_offset
         registers[_SOURCE // 8] = place if write else iova
         registers[_DESTINATION // 8] = iova if write else place
@@ -169,13 +158,8 @@ class Edu(Engine):
             time.sleep(_POLL_SECONDS)
 
     def close(self) -> None:
-        """Close the device. Its register mapping goes first: it holds the device open by itself."""
-        wide, self._wide = self._wide, None
-        if wide is not None:
-            wide.release()
-        bar, self._bar = self._bar, None
-        if bar is not None:
-            bar.close()
+        """Close the device; may be called twice."""
+        self._unmap()
         self.device.close()
         event, self._event = self._event, -1
         if event >= 0:

@@ -13,15 +13,13 @@ import os
 import struct
 import time
 
-from harness.agent.engine import Engine
+from harness.agent.mapped import MappedEngine
 from harness.agent.nvme_queue import ENTRIES, QueuePair
 from harness.agent.outcome import DmaAddress, DmaLength, DmaTimeout, StepError
 from harness.agent.queue_memory import PAGE, QueueMemory
-from usdm import vfio_uapi as uapi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import mmap
     from typing import NoReturn
 
     from usdm.vfio import Container, Device
@@ -60,7 +58,7 @@ class NvmeStatus(StepError):
     """The controller completed a command with an error."""
 
 
-class Nvme(Engine):
+class Nvme(MappedEngine):
     """An open NVMe controller: memory space on, bus master off, stopped.
 
     Attributes:
@@ -84,16 +82,13 @@ class Nvme(Engine):
         """
         super().__init__(device)
         self.controller = self.size = self.sector = self.longest = 0
-        self._bar: mmap.mmap | None = None
-        self._registers: memoryview | None = None
         self._memory: QueueMemory | None = None
         self._running = False
         self._end = 0.0
         self._seconds = 0.0
         try:
             device.set_bus_master(False)
-            self._bar = device.map_region(uapi.PCI_BAR0_REGION)
-            self._registers = memoryview(self._bar).cast("I")
+            self._map("I")
             self._stop()
             self._memory = QueueMemory(container, device.bdf, _PAGES)
             self._admin, self._io = (
@@ -107,11 +102,6 @@ class Nvme(Engine):
             raise
 
     # ---- the controller
-
-    def _words(self) -> memoryview:
-        if self._registers is None:
-            raise ValueError("the device has been closed")
-        return self._registers
 
     def _queue_memory(self) -> QueueMemory:
         if self._memory is None:
@@ -323,13 +313,9 @@ class Nvme(Engine):
             usdm.errors.UnmapFailed: The kernel refused to take the queues' mapping away.
         """
         self._running = False
-        registers, self._registers = self._registers, None
-        if registers is not None:
-            registers[_CC] = 0
-            registers.release()
-        bar, self._bar = self._bar, None
-        if bar is not None:
-            bar.close()
+        if self._mapped is not None:
+            self._mapped[_CC] = 0
+        self._unmap()
         memory, self._memory = self._memory, None
         try:
             # Before the device: with that its group may go, and with a container's last group all its mappings.

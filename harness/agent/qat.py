@@ -11,7 +11,8 @@ import os
 import time
 
 from harness.agent import qat_layout as q
-from harness.agent.engine import Completion, Engine
+from harness.agent.engine import Completion
+from harness.agent.mapped import MappedEngine
 from harness.agent.outcome import DeviceBusy, DmaAddress, DmaLength, DmaTimeout, NotQat
 from harness.agent.qat_lists import Lists
 from harness.agent.qat_responses import GONE, PAUSE_SECONDS, Responses, is_busy, is_gone
@@ -21,7 +22,6 @@ from usdm import vfio_uapi as uapi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import mmap
     from collections.abc import Sequence
 
     from usdm.vfio import Container, Device
@@ -34,12 +34,7 @@ _ADDRESSES = 1 << 64
 _REST_SECONDS = 1.0
 
 
-def words_of(bar: mmap.mmap) -> memoryview:
-    """Return a BAR as registers of 4 bytes."""
-    return memoryview(bar).cast("I")
-
-
-class Qat(Engine):
+class Qat(MappedEngine):
     """An open device: memory space on, bus master off.
 
     Attributes:
@@ -66,8 +61,6 @@ class Qat(Engine):
         self.name = device.bdf
         self.events: list[int] = []
         self._responses = Responses(self)
-        self._bar: mmap.mmap | None = None
-        self._registers: memoryview | None = None
         self._memory: QueueMemory | None = None
         self._rings: Rings | None = None
         self._running = False
@@ -75,13 +68,12 @@ class Qat(Engine):
         self._forget()
         try:
             device.set_bus_master(False)
-            self._bar = device.map_region(uapi.PCI_BAR0_REGION)
-            self._registers = words_of(self._bar)
-            found = self._registers[q.ID // 4]
+            registers = self._map("I")
+            found = registers[q.ID // 4]
             if found != q.ID_VALUE:
                 said = "does not answer" if found in (0, GONE) else f"identifies itself as {found:#x}"
                 raise NotQat(f"{device.bdf} {said}")
-            self.longest, self.size = self._registers[q.LONGEST // 4], self._registers[q.LOCAL_SIZE // 4]
+            self.longest, self.size = registers[q.LONGEST // 4], registers[q.LOCAL_SIZE // 4]
             memory = self._memory = QueueMemory(container, device.bdf, _PAGES)
             self._owner = memory.page(_RESPONSE_PAGE, "Q")
             self._rings = Rings(memory.page(_REQUEST_PAGE), memory.page(_RESPONSE_PAGE))
@@ -95,11 +87,6 @@ class Qat(Engine):
             raise
 
     # ---- the device
-
-    def _words(self) -> memoryview:
-        if self._registers is None:
-            raise ValueError("the device has been closed")
-        return self._registers
 
     def _forget(self) -> None:
         """No request is on its way any more."""
@@ -347,17 +334,15 @@ class Qat(Engine):
             usdm.errors.DeviceError: It stays busy, and cannot be reset.
             usdm.errors.UnmapFailed: The kernel refused to take the rings' mapping away.
         """
-        registers, self._registers = self._registers, None
         self._running = False
         try:
-            if registers is not None:
-                self._come_to_rest(registers)
+            if self._mapped is not None:
+                self._come_to_rest(self._mapped)
         finally:
-            self._let_go(registers)
+            self._let_go()
 
     def _come_to_rest(self, registers: memoryview) -> None:
-        for ring in (q.RING_REQUEST, q.RING_RESPONSE):
-            registers[q.RING_CONFIG // 4 + ring] = 0
+        self._stop()
         end = time.monotonic() + (0.0 if self._hangs else _REST_SECONDS)
         while self._memory is not None and is_busy(registers[q.STATUS // 4]):
             if time.monotonic() >= end:
@@ -365,12 +350,8 @@ class Qat(Engine):
                 return
             time.sleep(PAUSE_SECONDS)
 
-    def _let_go(self, registers: memoryview | None) -> None:
-        if registers is not None:
-            registers.release()
-        bar, self._bar = self._bar, None
-        if bar is not None:
-            bar.close()
+    def _let_go(self) -> None:
+        self._unmap()
         rings, self._rings = self._rings, None
         if rings is not None:
             rings.release()

@@ -62,7 +62,7 @@ def check_device_faults(evidence: Evidence) -> tuple[list[Check], tuple[str, ...
     faults = evidence_faults(evidence)
     checks: list[Check] = []
     notes: list[str] = []
-    for name in dict.fromkeys(name for seen in evidence.steps for name in seen.devices):
+    for name in evidence.served:
         address = without_domain_0(evidence.devices.get(name, "")).lower()
         device = _Device(name, address, [fault for fault in faults if fault.requester == address])
         for seen in evidence.steps:
@@ -125,9 +125,10 @@ class _Device:
                     self._cached += 1
                 else:
                     self.disagreements.append(f"{where}: the device tells of {piece}, the trace of no such fault")
-        cut = [one for one in news.transfers if one.error == _CANCELLED]
+        # Of these nobody heard the end, so any fault within them is theirs.
+        cut = [_Piece(one, one.iova, one.size) for one in news.transfers if one.error == _CANCELLED]
         before = len(mine)
-        mine = [fault for fault in mine if not any(_within(fault, one) for one in cut)]
+        mine = [fault for fault in mine if not any(piece.has(fault) for piece in cut)]
         self._cut += before - len(mine)
         may = [piece for piece in pieces if piece.transfer.bus_master]
         for fault in self._waiting:
@@ -180,14 +181,3 @@ class _Device:
 
 def _is_interrupt(fault: FaultRecord) -> bool:
     return fault.access == "interrupt" or (fault.reason is not None and is_interrupt_reason(fault.reason))
-
-
-def _within(fault: FaultRecord, transfer: Transfer) -> bool:
-    """Whether a fault can be of a transfer that nobody heard the end of."""
-    return (
-        fault.address is not None
-        and fault.access in (None, transfer.access)
-        and transfer.iova >> PAGE_SHIFT
-        <= fault.address >> PAGE_SHIFT
-        <= (transfer.iova + transfer.size - 1) >> PAGE_SHIFT
-    )

@@ -27,7 +27,7 @@ def check_mappings(steps: Sequence[Step], evidence: Evidence, known: str = "") -
     """
     checks: list[Check] = []
     notes: list[str] = []
-    for name in dict.fromkeys(name for seen in evidence.steps for name in seen.devices):
+    for name in evidence.served:
         found = _Device(name, steps, evidence.libusdm, known)
         for seen in evidence.steps:
             checks += found.step(seen)
@@ -50,6 +50,7 @@ class _Device:
         self._passed_on = False
         self._reason = ""
         self._before: list[Difference] = []
+        self._same = False  # nothing has changed since it was compared
         self._failed = False
         self._compared = self._most = 0
 
@@ -58,6 +59,7 @@ class _Device:
         news = seen.devices.get(self.name)
         if news is None:
             return
+        self._same = self._same and news.ranges is None and news.believed is None
         self._ranges = news.ranges if news.ranges is not None else self._ranges
         self._belief = news.believed or self._belief
         if seen.kind == "pass_through" and seen.error is None and seen.args.get("device") == self.name:
@@ -72,9 +74,12 @@ class _Device:
         if self._belief.failure:
             yield from self._no_word(seen, self._belief.failure)
             return
+        self._compared += 1
+        if self._same:  # there may be 65,535 ranges
+            return
+        self._same = True
         found = differences(self._belief, self._ranges or ())
         fresh, self._before = outside(found, self._before), found
-        self._compared += 1
         self._most = max(self._most, sum(run[3] for run in self._ranges or ()))
         if fresh:
             yield self._wrong(seen, fresh)

@@ -17,7 +17,7 @@ def check_presence(evidence: Evidence) -> Iterator[Check]:
     Args:
         evidence: what ran.
     """
-    for name in dict.fromkeys(name for seen in evidence.steps for name in seen.devices):
+    for name in evidence.served:
         place, problems = _first(name, evidence)
         observed = listed(problems) or "connected throughout, unless a step took it away"
         yield Check(

@@ -114,7 +114,7 @@ class FakeQat:
 @contextmanager
 def plugged_in(monkeypatch: Any) -> Iterator[tuple[Qat, FakeQat]]:
     """An open device that is a bus master, and its driver."""
-    monkeypatch.setattr("harness.agent.qat.words_of", lambda bar: bar)
+    monkeypatch.setattr("harness.agent.mapped.words_of", lambda bar, items: bar)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

@@ -198,11 +198,8 @@ def test_an_answer_that_comes_too_late_is_not_taken_for_the_next(
         server.ask("news", "qat0", soon())
 
 
-def test_who_waits_for_an_answer_waits_no_longer_when_it_is_stopped(
-    running: tuple[DeviceServer, dict[str, socket.socket]],
-) -> None:
-    server, _ = running
-    server.ask("news", "qat0", soon())
+def waiting(server: DeviceServer) -> tuple[threading.Thread, list[Exception]]:
+    """Who asks a process that stands still, and what came of it."""
     os.kill(server.pid, signal.SIGSTOP)
     problems: list[Exception] = []
     asking = threading.Event()
@@ -217,6 +214,15 @@ def test_who_waits_for_an_answer_waits_no_longer_when_it_is_stopped(
     thread = threading.Thread(target=ask)
     thread.start()
     assert asking.wait(10)
+    return thread, problems
+
+
+def test_who_waits_for_an_answer_waits_no_longer_when_it_is_stopped(
+    running: tuple[DeviceServer, dict[str, socket.socket]],
+) -> None:
+    server, _ = running
+    server.ask("news", "qat0", soon())
+    thread, problems = waiting(server)
     stopping = threading.Thread(target=server.stop)
     stopping.start()
     thread.join(15)
@@ -233,20 +239,7 @@ def test_who_waits_for_an_answer_waits_no_longer_when_all_is_killed(
     """By Ctrl-C, which kills QEMU and waits for nothing."""
     server, _ = running
     server.ask("news", "qat0", soon())
-    os.kill(server.pid, signal.SIGSTOP)
-    problems: list[Exception] = []
-    asking = threading.Event()
-
-    def ask() -> None:
-        asking.set()
-        try:
-            server.ask("news", "qat0", soon())
-        except InfrastructureError as error:
-            problems.append(error)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    assert asking.wait(10)
+    thread, problems = waiting(server)
     Emulator.kill(cast("Emulator", Dead(server)))
     thread.join(15)
     os.kill(server.pid, signal.SIGCONT)
