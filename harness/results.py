@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
 from harness.errors import FailureClass
 
@@ -17,6 +17,52 @@ class Record(BaseModel):
     """Base of all result records: immutable, and strict about what it holds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+OracleName = Literal["libusdm", "kernel"]
+Implementation = Literal["usdm", "libusdm", "kernel", "both"]
+"""What steps run on; ``both`` is usdm and its oracle, each in a guest of its own."""
+
+
+class Oracle(Record):
+    """What steps ran on that is not ``usdm``, and what ``usdm`` is compared with.
+
+    Args:
+        name: ``libusdm`` is Intel's C library, ``kernel`` are Linux's own ``dma_iova_*`` functions.
+        version: the library's version, or the kernel's release.
+    """
+
+    name: OracleName
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+class _WithOracle(Record):
+    """A record that names the oracle that ran, where one did.
+
+    Args:
+        oracle: what ran instead of ``usdm``, or None.
+    """
+
+    oracle: Oracle | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_the_library(cls, data: Any) -> Any:
+        """When the C library was the only oracle, its version stood here as ``libusdm``, empty without it."""
+        if not isinstance(data, dict) or "libusdm" not in data:
+            return data
+        version = data["libusdm"]
+        named = {"oracle": {"name": "libusdm", "version": version}} if version else {}
+        return named | {key: item for key, item in data.items() if key != "libusdm"}
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def libusdm(self) -> str:
+        """The version of the C library; empty where it did not run. Readers of results know this name."""
+        return self.oracle.version if self.oracle is not None and self.oracle.name == "libusdm" else ""
 
 
 class Outcome(StrEnum):
@@ -140,7 +186,7 @@ class StepEvidence(Record):
     devices: dict[str, DeviceNews] = Field(default_factory=dict)
 
 
-class Evidence(Record):
+class Evidence(_WithOracle):
     """Everything that the judge looks at.
 
     Args:
@@ -148,13 +194,12 @@ class Evidence(Record):
         kernel_log: the guest's kernel log from readiness to the end, one line each, without priority prefixes:
             ``[    4.123456] DMAR: ...``.
         devices: device name to its address as the guest sees it (``02:00.0``).
-        libusdm: version of the C library that the steps ran on; empty for ``usdm``.
+        oracle: what the steps ran on; None for ``usdm``.
     """
 
     steps: tuple[StepEvidence, ...] = ()
     kernel_log: tuple[str, ...] = ()
     devices: dict[str, str] = Field(default_factory=dict)
-    libusdm: str = ""
 
     @property
     def served(self) -> tuple[str, ...]:
@@ -268,7 +313,7 @@ class Check(Record):
         expected: the expectation in words or as JSON text.
         observed: what was seen.
         step: index of the step it belongs to, or None.
-        known: id of the known difference of the C library that was looked for instead, e.g. ``D1``; empty for none.
+        known: id of the known difference of the oracle that was looked for instead, e.g. ``D1``; empty for none.
     """
 
     name: str
@@ -281,10 +326,11 @@ class Check(Record):
 
 
 class Finding(Record):
-    """A known difference of Intel's C library that this cell's evidence shows.
+    """A known difference of the oracle that this cell's evidence shows.
 
     Args:
-        defect: its id, e.g. ``D1``; ``policy`` or ``absent`` for one that is no defect.
+        defect: its id, ``D1`` of Intel's C library, ``K1`` of the kernel; ``policy`` or ``absent`` for one of the
+            library that is no defect.
         step: index of the step that shows it, or None for the faults of the whole scenario.
         observed: what was seen.
     """
@@ -302,7 +348,7 @@ class Verdict(Record):
         checks: all of them, in the order of the scenario.
         faults: the faults of both witnesses, trace first.
         notes: explained differences between the witnesses, for people.
-        findings: what of the C library is known to differ, and was seen to.
+        findings: what of the oracle is known to differ, and was seen to.
     """
 
     passed: bool
@@ -312,8 +358,8 @@ class Verdict(Record):
     findings: tuple[Finding, ...] = ()
 
 
-class Versions(Record):
-    """What ran; ``template`` is empty for a guest that was booted, ``libusdm`` where the C library did not run."""
+class Versions(_WithOracle):
+    """What ran; ``template`` is empty for a guest that was booted."""
 
     harness: str
     python: str
@@ -327,7 +373,6 @@ class Versions(Record):
     payload: str
     guest_python: str = ""
     template: str = ""
-    libusdm: str = ""
 
 
 class CellResult(Record):
@@ -348,8 +393,8 @@ class CellResult(Record):
         folder: the run folder of the cell, or empty when there is none.
         rerun: a command line that runs exactly this cell again.
         console_tail: the console's last lines, for errors.
-        implementation: what the steps ran on; with ``both``, ``evidence`` is usdm's and ``reference`` the C library's.
-        reference: the C library's evidence of a cell that ran on both.
+        implementation: what the steps ran on; with ``both``, ``evidence`` is usdm's and ``reference`` its oracle's.
+        reference: the oracle's evidence of a cell that ran on both.
     """
 
     scenario: str
@@ -369,8 +414,14 @@ class CellResult(Record):
     verdict: Verdict | None = None
     evidence: Evidence | None = None
     console_tail: tuple[str, ...] = ()
-    implementation: Literal["usdm", "libusdm", "both"] = "usdm"
+    implementation: Implementation = "usdm"
     reference: Evidence | None = None
+
+    @property
+    def oracle(self) -> Oracle | None:
+        """What its steps ran on instead of ``usdm``, or beside it; None for ``usdm`` alone, or without evidence."""
+        found = self.reference or self.evidence
+        return None if found is None else found.oracle
 
 
 class RunResult(Record):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from harness.judge.device_ranges import Difference, differences, expand, outside
 from harness.judge.steps import deviation
 from harness.judge.words import listed
-from harness.results import Belief, Check, Evidence, Run, StepEvidence
+from harness.results import Belief, Check, Evidence, Oracle, Run, StepEvidence
 from harness.scenario.steps import Nested, Step
 
 _UNITS = ((30, "G"), (20, "M"), (10, "K"))
@@ -17,9 +17,9 @@ def check_mappings(steps: Sequence[Step], evidence: Evidence, known: str = "") -
     """Check the mappings of every device whose model saw them.
 
     Args:
-        steps: the scenario's steps, for what is known of the C library.
+        steps: the scenario's steps, for what is known of an oracle.
         evidence: what ran.
-        known: id of the defect of the C library that changes the faults of the whole scenario; empty for none.
+        known: id of the oracle's difference that changes the faults of the whole scenario; empty for none.
 
     Returns:
         A passed check for each device that saw what it should throughout, else a failed one for each step after which
@@ -28,7 +28,7 @@ def check_mappings(steps: Sequence[Step], evidence: Evidence, known: str = "") -
     checks: list[Check] = []
     notes: list[str] = []
     for name in evidence.served:
-        found = _Device(name, steps, evidence.libusdm, known)
+        found = _Device(name, steps, evidence.oracle, known)
         for seen in evidence.steps:
             checks += found.step(seen)
         checks += found.summary()
@@ -39,11 +39,11 @@ def check_mappings(steps: Sequence[Step], evidence: Evidence, known: str = "") -
 class _Device:
     """One device over the steps."""
 
-    def __init__(self, name: str, steps: Sequence[Step], libusdm: str, known: str) -> None:
+    def __init__(self, name: str, steps: Sequence[Step], oracle: Oracle | None, known: str) -> None:
         self.name = name
         self.notes: list[str] = []
         self._steps = steps
-        self._libusdm = libusdm
+        self._oracle = oracle
         self._known_of_all = known
         self._ranges: tuple[Run, ...] | None = None
         self._belief = Belief(unknown="nobody was asked what is mapped")
@@ -138,11 +138,11 @@ class _Device:
         )
 
     def _known(self, index: int) -> str:
-        """The known defect of the C library that stands at a step, or at one inside it, or else at the scenario."""
+        """The known difference of the oracle that stands at a step, or at one inside it, or else at the scenario."""
         steps = self._steps[index : index + 1]
         steps = (*steps, *(inner for step in steps if isinstance(step.args, Nested) for inner in step.args.steps))
-        found = (deviation(step, self._libusdm) for step in steps)
-        return next((known.defect for known in found if known is not None), self._known_of_all)
+        found = (deviation(step, self._oracle) for step in steps)
+        return next((known.id for known in found if known is not None), self._known_of_all)
 
     def _expected(self, one: Difference) -> str:
         """What the program believes there; of a range that is partly right, the whole of it."""

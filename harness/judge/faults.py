@@ -88,9 +88,10 @@ class _Wanted:
 
 
 def other_faults(scenario: Scenario, evidence: Evidence) -> ScenarioDeviation | None:
-    """The faults that are known to happen instead on the C library of this evidence; None where they are the same."""
-    known = scenario.expect.libusdm
-    return known if evidence.libusdm and known is not None and known.applies(evidence.libusdm) else None
+    """The faults that are known to happen instead on the oracle of this evidence; None where they are the same."""
+    oracle = evidence.oracle
+    known = None if oracle is None else scenario.expect.deviations[oracle.name]
+    return known if oracle is not None and known is not None and known.applies(oracle.version) else None
 
 
 def check_faults(scenario: Scenario, evidence: Evidence, trace: Sequence[FaultRecord], kernel: KernelFaults) -> Check:
@@ -103,7 +104,6 @@ def check_faults(scenario: Scenario, evidence: Evidence, trace: Sequence[FaultRe
         kernel: what the kernel's log says, for a scenario that expects no fault at all.
     """
     known = other_faults(scenario, evidence)
-    defect = known.defect if known else ""
     bindings = Bindings(scenario.steps, evidence.steps)
     steps = scenario.steps_by_id()
     wanted = [
@@ -123,7 +123,7 @@ def check_faults(scenario: Scenario, evidence: Evidence, trace: Sequence[FaultRe
         trace,
         extra=extra,
         nothing="no fault happened: none in the trace, none in the kernel's log",
-        known=defect,
+        known=known.id if known else "",
     )
 
 

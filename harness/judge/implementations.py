@@ -1,4 +1,4 @@
-"""The same steps on two implementations: what is known to differ, and what must not.
+"""The same steps on usdm and on its oracle: what is known to differ, and what must not.
 
 Addresses differ from run to run and between implementations; what is compared is what a program relies on: that there
 is one, its alignment and range, what it translates to, what a device reads and writes there, and the faults.
@@ -51,21 +51,27 @@ def compare_implementations(scenario: Scenario, ours: Evidence, theirs: Evidence
     Args:
         scenario: the scenario that ran.
         ours: what `usdm` left.
-        theirs: what the C library left.
+        theirs: what the oracle left.
     """
-    mine, other = _by_path(ours.steps), _by_path(theirs.steps)
+    other = oracle_name(theirs)
+    left, right = _by_path(ours.steps), _by_path(theirs.steps)
     for path, index, step in _walk(scenario.steps, ""):
-        known = deviation(step, theirs.libusdm)
-        if path in mine and path in other:
-            differ = _differences(_facets(step, mine[path], ours), _facets(step, other[path], theirs))
+        known = deviation(step, theirs.oracle)
+        if path in left and path in right:
+            differ = _differences(_facets(step, left[path], ours), _facets(step, right[path], theirs))
         else:
-            differ = [] if path not in mine and path not in other else ["only one of the two ran it"]
-        yield _check(f"both do step {path} ({step.kind})", differ, known.defect if known else None, index)
+            differ = [] if path not in left and path not in right else ["only one of the two ran it"]
+        yield _check(f"both do step {path} ({step.kind})", differ, known.id if known else None, index, other)
     known_faults = other_faults(scenario, theirs)
     left_faults, right_faults = _faults(ours), _faults(theirs)
     differ = [f"usdm only: {one}" for one in left_faults if one not in right_faults]
-    differ += [f"libusdm only: {one}" for one in right_faults if one not in left_faults]
-    yield _check("both meet the same faults", differ, known_faults.defect if known_faults else None, None)
+    differ += [f"{other} only: {one}" for one in right_faults if one not in left_faults]
+    yield _check("both meet the same faults", differ, known_faults.id if known_faults else None, None, other)
+
+
+def oracle_name(evidence: Evidence) -> str:
+    """What an evidence's steps ran on, by its name."""
+    return "usdm" if evidence.oracle is None else evidence.oracle.name
 
 
 def _differences(left: Mapping[str, object], right: Mapping[str, object]) -> list[str]:
@@ -73,7 +79,7 @@ def _differences(left: Mapping[str, object], right: Mapping[str, object]) -> lis
     return [f"{name}: {value(left.get(name))} and {value(right.get(name))}" for name in names]
 
 
-def _check(name: str, differ: list[str], known: str | None, step: int | None) -> Check:
+def _check(name: str, differ: list[str], known: str | None, step: int | None, other: str) -> Check:
     message = "the same" if not differ else listed(differ)
     if differ:
         message = f"known as {known}: {message}" if known else f"expected the same, observed {message}"
@@ -81,7 +87,7 @@ def _check(name: str, differ: list[str], known: str | None, step: int | None) ->
         name=name,
         passed=not differ or known is not None,
         message=message,
-        expected="usdm and libusdm do the same" + (f", or differ as {known}" if known else ""),
+        expected=f"usdm and {other} do the same" + (f", or differ as {known}" if known else ""),
         observed=listed(differ) or "the same",
         step=step,
     )

@@ -9,7 +9,7 @@ from harness.judge.aspect import NOT_SAID, Aspect
 from harness.judge.mappings import mapping_aspects
 from harness.judge.operations import operation_aspects
 from harness.judge.words import value
-from harness.results import Check, StepEvidence
+from harness.results import Check, Oracle, StepEvidence
 from harness.scenario.args import Alloc
 from harness.scenario.expect import Deviation, StepExpect
 from harness.scenario.steps import Nested, Step
@@ -17,7 +17,7 @@ from harness.scenario.steps import Nested, Step
 IOVA_UNIT = 2 << 20
 """Bytes that an IOVA of qaeMemMapContiguousIova is a multiple of, as its specification says."""
 
-_C_FAILURE = "CFailure"
+_FAILURES = {"libusdm": "CFailure", "kernel": "KernelRefused"}
 # Errors of the steps themselves, which do not come from the implementation.
 _STEP_ERRORS = (
     *("NotAccessible", "DeviceNotOpen", "NoIova", "ChildFailed", "DmaTimeout", "UnknownBuffer", "UnknownDevice"),
@@ -27,46 +27,50 @@ _STEP_ERRORS = (
 )
 
 
-def check_steps(steps: Sequence[Step], evidence: Sequence[StepEvidence], libusdm: str = "") -> Iterator[Check]:
+def check_steps(
+    steps: Sequence[Step], evidence: Sequence[StepEvidence], oracle: Oracle | None = None
+) -> Iterator[Check]:
     """One check for each step, in order, those of a fork's children after their parent's.
 
     Args:
         steps: the scenario's steps.
         evidence: what ran; a step of which there is none did not run.
-        libusdm: version of the C library that they ran on; empty for ``usdm``.
+        oracle: what they ran on; None for ``usdm``.
     """
     by_index: dict[int, StepEvidence] = {}
     for one in evidence:
         by_index.setdefault(one.index, one)
     for index, step in enumerate(steps):
-        yield from _check_step(step, by_index.get(index), f"step {index}", index, libusdm)
+        yield from _check_step(step, by_index.get(index), f"step {index}", index, oracle)
     yield from _surplus(len(steps), evidence, "the scenario", "step ", None)
 
 
-def deviation(step: Step, libusdm: str) -> Deviation | None:
-    """What is known to be different when a step runs on this version of the C library, or None."""
-    known = step.libusdm
-    return known if libusdm and known is not None and known.applies(libusdm) else None
+def deviation(step: Step, oracle: Oracle | None) -> Deviation | None:
+    """What is known to be different when a step runs on this version of an oracle, or None."""
+    known = None if oracle is None else step.deviations[oracle.name]
+    return known if oracle is not None and known is not None and known.applies(oracle.version) else None
 
 
-def _check_step(step: Step, seen: StepEvidence | None, place: str, index: int, libusdm: str) -> Iterator[Check]:
+def _check_step(
+    step: Step, seen: StepEvidence | None, place: str, index: int, oracle: Oracle | None
+) -> Iterator[Check]:
     name = f"{place} ({step.kind})"
-    known = deviation(step, libusdm)
+    known = deviation(step, oracle)
     if known is not None:
-        name += f", known as {known.defect}"
+        name += f", known as {known.id}"
     if seen is None:
         message = "expected this step to run, observed that it did not"
         yield Check(name=name, passed=False, message=message, expected="runs", observed="did not run", step=index)
         children: Sequence[StepEvidence] = ()
     else:
-        yield _check(name, tuple(_aspects(step, seen, libusdm)), index, known.defect if known else "")
+        yield _check(name, tuple(_aspects(step, seen, oracle)), index, known.id if known else "")
         children = seen.children
     if isinstance(step.args, Nested):
         number = place.removeprefix("step ")
         # A child is known by its place in the list: it may count its own steps from anywhere.
         for position, child in enumerate(step.args.steps):
             child_seen = children[position] if position < len(children) else None
-            yield from _check_step(child, child_seen, f"step {number}.{position}", index, libusdm)
+            yield from _check_step(child, child_seen, f"step {number}.{position}", index, oracle)
         yield from _surplus(len(step.args.steps), children, "the fork", f"step {number}.", index)
 
 
@@ -100,16 +104,16 @@ def _check(name: str, aspects: Sequence[Aspect], index: int, known: str) -> Chec
     )
 
 
-def _aspects(step: Step, seen: StepEvidence, libusdm: str) -> Iterator[Aspect]:
+def _aspects(step: Step, seen: StepEvidence, oracle: Oracle | None) -> Iterator[Aspect]:
     if seen.kind != step.kind:
         yield Aspect(good=False, expected=f"evidence of {step.kind}", observed=f"evidence of {seen.kind}")
         return
-    known = deviation(step, libusdm)
+    known = deviation(step, oracle)
     expect = step.expect if known is None else known.expect
     # Only a call of the implementation itself has its one failure; what the program does is the same on both.
-    yield _error(expect, seen, any_name=bool(libusdm) and step.kind != "buffer")
+    yield _error(expect, seen, "" if oracle is None or step.kind == "buffer" else _FAILURES[oracle.name])
     # What it says is said in each implementation's own words.
-    if expect.says is not None and (known is not None or not libusdm):
+    if expect.says is not None and (known is not None or oracle is None):
         yield _says(expect.says, seen)
     if expect.names("returns"):
         yield _returns(expect, seen)
@@ -145,20 +149,21 @@ def _observations(step: Step, expect: StepExpect, seen: StepEvidence) -> Iterato
         yield from mapping_aspects(expect, seen)
 
 
-def _error(expect: StepExpect, seen: StepEvidence, *, any_name: bool) -> Aspect:
+def _error(expect: StepExpect, seen: StepEvidence, failure: str) -> Aspect:
     """Whether the step met the error that it should, or none.
 
     Args:
         expect: what should be.
         seen: what was.
-        any_name: the C library ran, which says that it failed and not why: its one failure is every error of usdm.
+        failure: the one failure of an oracle, which says that a call failed, and not why in the words of usdm: it is
+            every error of usdm. Empty for usdm itself.
     """
     expected = "no error" if expect.error is None else f"the error {expect.error}"
     if seen.error is None:
         return Aspect(good=expect.error is None, expected=expected, observed="no error")
     said = f": {seen.error.message}" if seen.error.message else ""
     good = seen.error.type == expect.error or (
-        any_name and expect.error is not None and seen.error.type == _C_FAILURE and expect.error not in _STEP_ERRORS
+        expect.error is not None and seen.error.type == failure and expect.error not in _STEP_ERRORS
     )
     return Aspect(good=good, expected=expected, observed=f"the error {seen.error.type}{said}")
 

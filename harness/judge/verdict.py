@@ -10,7 +10,7 @@ from harness.judge.device_faults import check_device_faults
 from harness.judge.device_mappings import check_mappings
 from harness.judge.device_presence import check_presence
 from harness.judge.faults import check_faults, other_faults
-from harness.judge.implementations import compare_implementations
+from harness.judge.implementations import compare_implementations, oracle_name
 from harness.judge.steps import check_steps
 from harness.judge.words import listed
 from harness.results import Check, Evidence, FaultRecord, Finding, Verdict
@@ -24,17 +24,17 @@ def judge(scenario: Scenario, evidence: Evidence) -> Verdict:
 
     Args:
         scenario: the scenario that ran.
-        evidence: what the run left. Of the C library, what is known of it is expected instead of what should be.
+        evidence: what the run left. Of an oracle, what is known of it is expected instead of what should be.
     """
     trace = evidence_faults(evidence)
     kernel = parse_kernel_log(evidence.kernel_log)
-    checks = [*check_steps(scenario.steps, evidence.steps, evidence.libusdm)]
+    checks = [*check_steps(scenario.steps, evidence.steps, evidence.oracle)]
     checks += _check_clamping(evidence)
     checks.append(check_faults(scenario, evidence, trace, kernel))
     witnesses, notes = _check_witnesses(trace, kernel)
     checks.append(witnesses)
     known = other_faults(scenario, evidence)
-    mappings = check_mappings(scenario.steps, evidence, known.defect if known else "")
+    mappings = check_mappings(scenario.steps, evidence, known.id if known else "")
     checks += check_presence(evidence)
     for devices, more in (mappings, check_device_faults(evidence)):
         checks += devices
@@ -54,14 +54,15 @@ def judge(scenario: Scenario, evidence: Evidence) -> Verdict:
 
 
 def judge_both(scenario: Scenario, ours: Evidence, theirs: Evidence) -> Verdict:
-    """Judge a cell that ran on both implementations: each by itself, and one against the other.
+    """Judge a cell that ran on ``usdm`` and on its oracle: each by itself, and one against the other.
 
     Args:
         scenario: the scenario that ran.
         ours: what ``usdm`` left.
-        theirs: what the C library left.
+        theirs: what the oracle left.
     """
-    verdicts = {"usdm": judge(scenario, ours), "libusdm": judge(scenario, theirs)}
+    other = oracle_name(theirs)
+    verdicts = {"usdm": judge(scenario, ours), other: judge(scenario, theirs)}
     checks = [
         check.model_copy(update={"name": f"{name}: {check.name}"})
         for name, verdict in verdicts.items()
@@ -73,7 +74,7 @@ def judge_both(scenario: Scenario, ours: Evidence, theirs: Evidence) -> Verdict:
         checks=tuple(checks),
         faults=verdicts["usdm"].faults,
         notes=tuple(f"{name}: {note}" for name, verdict in verdicts.items() for note in verdict.notes),
-        findings=verdicts["libusdm"].findings,
+        findings=verdicts[other].findings,
     )
 
 

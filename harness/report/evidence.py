@@ -8,11 +8,12 @@ from typing import Any, Final
 
 from harness.report.devices import devices_text
 from harness.report.mappings import KIND, mappings_text
-from harness.report.text import clean, fault_line, one_line, started
+from harness.report.text import clean, fault_line, one_line, oracle_name, started, version_facts
 from harness.results import CellResult, Check, FaultRecord, StepEvidence
 
 _ARGS: Final = 60
 _SEEN: Final = 100
+_ORACLES: Final = {"libusdm": "the C library", "kernel": "the kernel"}
 
 
 def steps_table(cell: CellResult) -> str:
@@ -31,7 +32,7 @@ def steps_table(cell: CellResult) -> str:
 
 
 def reference_table(cell: CellResult) -> str:
-    """The same of the C library's guest, of a cell that ran on both; else empty."""
+    """The same of the oracle's guest, of a cell that ran on both; else empty."""
     return steps_table(cell.model_copy(update={"evidence": cell.reference}))
 
 
@@ -55,13 +56,13 @@ def _paragraphs(cell: CellResult) -> Iterator[str]:
         + "".join(f", {stage} {seconds:.2f} s" for stage, seconds in cell.stages.items()),
     }
     if cell.versions is not None:
-        facts |= {name.replace("_", " "): str(text) for name, text in cell.versions.model_dump().items()}
+        facts |= {name.replace("_", " "): text for name, text in version_facts(cell.versions).items()}
     yield "".join(f"  {name}: {one_line(text)}\n" for name, text in facts.items() if text)
     table = steps_table(cell)
     if table:
         yield f"Steps{' on usdm' if cell.reference else ''}\n{_indent(table)}"
     if cell.reference is not None:
-        yield f"Steps on libusdm\n{_indent(reference_table(cell))}"
+        yield f"Steps on {oracle_name(cell)}\n{_indent(reference_table(cell))}"
     if cell.verdict is not None:
         faults = cell.verdict.faults
         yield f"Faults in the trace of QEMU\n{_faults([f for f in faults if f.witness == 'trace'])}"
@@ -70,7 +71,7 @@ def _paragraphs(cell: CellResult) -> Iterator[str]:
         else:
             yield f"Faults in the kernel's log\n{_faults([f for f in faults if f.witness == 'kernel'])}"
         if cell.verdict.findings:
-            yield "Known differences of the C library\n" + "".join(
+            yield f"Known differences of {_ORACLES.get(oracle_name(cell), 'the oracle')}\n" + "".join(
                 f"  {one.defect}{'' if one.step is None else f', step {one.step}'}: {one_line(one.observed)}\n"
                 for one in cell.verdict.findings
             )

@@ -10,7 +10,7 @@ from typing import Final
 from xml.etree import ElementTree as ET
 
 from harness.report.evidence import cell_text, reference_table, steps_table
-from harness.report.text import clean, counts, one_line, reasons, variant, write_text
+from harness.report.text import clean, counts, one_line, oracle_name, reasons, variant, version_facts, write_text
 from harness.results import CellResult, Outcome, RunResult
 
 _NAME: Final = "usdm-harness"
@@ -78,13 +78,13 @@ def _case(suite: ET.Element, cell: CellResult, family: str, *, distinct: bool) -
         "rerun": cell.rerun,
         "hint": cell.hint or "",
     }
-    versions = {} if cell.versions is None else {k: str(v) for k, v in cell.versions.model_dump().items()}
+    versions = {} if cell.versions is None else version_facts(cell.versions)
     stages = {f"stage.{stage}": f"{seconds:.3f}" for stage, seconds in cell.stages.items()}
     _properties(case, {k: v for k, v in {**facts, **versions, **stages}.items() if v})
     _outcome(case, cell)
     table = steps_table(cell)
     if cell.reference is not None:
-        table = f"on usdm\n{table}\non libusdm\n{reference_table(cell)}"
+        table = f"on usdm\n{table}\non {oracle_name(cell)}\n{reference_table(cell)}"
     if table:
         ET.SubElement(case, "system-out").text = clean(table)
     if cell.console_tail:

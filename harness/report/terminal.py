@@ -15,7 +15,7 @@ from rich.progress import Progress as RichProgress
 from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from harness.report.text import ORDER, counts, known, one_line, reasons, started, summary, variant
+from harness.report.text import ORDER, counts, known, one_line, oracle_name, reasons, started, summary, variant
 from harness.results import CellResult, Outcome, Progress, RunResult
 
 _STYLES: Final = {Outcome.PASS: "green", Outcome.FAIL: "red", Outcome.ERROR: "bold red", Outcome.SKIP: "yellow"}
@@ -85,7 +85,7 @@ class TerminalReport(Progress):
         if result.outcome is not Outcome.PASS:
             line.append(f"  {next(iter(reasons(result)), '')}")
         elif known(result):
-            line.append(f"  libusdm: {known(result)}", style="dim")
+            line.append(f"  {oracle_name(result)}: {known(result)}", style="dim")
         self._line(line)
 
     def message(self, text: str) -> None:

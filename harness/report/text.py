@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from harness.results import CellResult, FaultRecord, Outcome, RunResult
+from harness.results import CellResult, FaultRecord, Outcome, RunResult, Versions
 
 # Sequences that move the cursor, change colours or set the window's title; then every other character that has no
 # place in a text: a guest can print anything, and a report must neither disturb a terminal nor break an XML file.
@@ -52,9 +52,22 @@ def variant(cell: CellResult) -> str:
     """What tells cells of one scenario apart: ``qemu 11.1.3, kernel 6.12.88``; empty when nothing is known."""
     if cell.versions is None:
         return ""
-    library = f", libusdm {cell.versions.libusdm}" if cell.versions.libusdm else ""
+    oracle = cell.versions.oracle
+    # The kernel as an oracle is the guest's.
+    beside = "" if oracle is None else ", oracle kernel" if oracle.name == "kernel" else f", {oracle}"
     kernel = f", kernel {cell.versions.kernel}" if cell.versions.kernel else ""
-    return one_line(f"qemu {cell.versions.qemu}{kernel}{library}")
+    return one_line(f"qemu {cell.versions.qemu}{kernel}{beside}")
+
+
+def oracle_name(cell: CellResult) -> str:
+    """What a cell's steps ran on instead of usdm, or beside it, by its name; empty for usdm alone."""
+    return "" if cell.oracle is None else cell.oracle.name
+
+
+def version_facts(versions: Versions) -> dict[str, str]:
+    """What ran, by name; empty for what did not."""
+    facts = versions.model_dump(exclude={"oracle"})
+    return {name: str(fact) for name, fact in facts.items()} | {"oracle": str(versions.oracle or "")}
 
 
 def started(cell: CellResult) -> str:
@@ -68,7 +81,7 @@ def started(cell: CellResult) -> str:
 
 
 def known(cell: CellResult) -> str:
-    """The known differences of the C library that a cell has shown: ``D1, D2``; empty without one."""
+    """The known differences of the oracle that a cell has shown: ``D1, D2``; empty without one."""
     return ", ".join(dict.fromkeys(one.defect for one in cell.verdict.findings)) if cell.verdict is not None else ""
 
 

@@ -16,7 +16,7 @@ from harness.guest.freeze import get_template
 from harness.guest.guest import Guest, running_guest
 from harness.judge import judge, judge_both
 from harness.machine.emulator import tail
-from harness.results import CellResult, Evidence, Outcome, StepError, StepEvidence, Versions
+from harness.results import CellResult, Evidence, Oracle, Outcome, StepError, StepEvidence, Versions
 from harness.run.bare import run_bare
 from harness.run.cells import Cell, machine_spec, unmet
 from harness.run.device_news import DeviceWatch
@@ -63,7 +63,7 @@ def run_cell(
         cell: the scenario and its point of the matrix.
         resources: what was prepared for the run.
         options: deadlines.
-        folder: the cell's run folder; made here. A cell that runs on both implementations has one for each in it.
+        folder: the cell's run folder; made here. A cell that runs on usdm and its oracle has one for each in it.
         stage: told the name of each stage as it begins.
         say: told what else takes time: a template that has to be made.
     """
@@ -84,7 +84,7 @@ def run_cell(
         return CellResult(**common, outcome=Outcome.SKIP, message=reason)
     folder.mkdir(parents=True)
     sides = []
-    for implementation in ("usdm", "libusdm") if cell.implementation == "both" else (cell.implementation,):
+    for implementation in cell.sides:
         where = folder / implementation if cell.implementation == "both" else folder
         where.mkdir(exist_ok=True)
         side = _Collected(implementation, where)
@@ -92,7 +92,7 @@ def run_cell(
         _run_guest(side, cell, scenario, resources, options, stage, say)
         if side.error is not None:
             break
-    evidence = [_side_evidence(side, scenario, resources) for side in sides]
+    evidence = [_side_evidence(side, cell, scenario, resources) for side in sides]
     last = sides[-1]
     common |= {
         "evidence": evidence[0],
@@ -148,16 +148,26 @@ def _run_guest(
         side.error = own_defect(side.folder)
 
 
-def _side_evidence(side: _Collected, scenario: Scenario, resources: Resources) -> Evidence:
+def _side_evidence(side: _Collected, cell: Cell, scenario: Scenario, resources: Resources) -> Evidence:
     """What one guest left, and its kernel log as a file."""
     (side.folder / "kernel.log").write_text("".join(f"{line}\n" for line in side.kernel_log), encoding="utf-8")
-    library = resources.library if side.implementation == "libusdm" else None
     return Evidence(
         steps=tuple(side.steps),
         kernel_log=side.kernel_log,
         devices=scenario.machine.addresses,
-        libusdm=library.version if library else "",
+        oracle=None if side.implementation == "usdm" else _oracle(cell, resources),
     )
+
+
+def _oracle(cell: Cell, resources: Resources) -> Oracle | None:
+    """What a cell's steps run on instead of ``usdm``, or beside it, and its version."""
+    match cell.oracle:
+        case "kernel":
+            return Oracle(name="kernel", version=resources.images[cell.kernel].kernel_release)
+        case "libusdm":
+            return Oracle(name="libusdm", version=resources.library.version if resources.library else "")
+        case None:
+            return None
 
 
 def _stages(sides: list[_Collected]) -> dict[str, float]:
@@ -244,5 +254,5 @@ def _versions(cell: Cell, resources: Resources, collected: _Collected) -> Versio
         payload=resources.payload.key,
         guest_python=collected.guest_python,
         template=collected.template,
-        libusdm=resources.library.version if resources.library else "",
+        oracle=_oracle(cell, resources),
     )

@@ -5,21 +5,20 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from harness.errors import ConfigurationError, InfrastructureError
 from harness.machine.slots import MAX_PORTS
 from harness.machine.spec import DeviceSpec, MachineSpec
 from harness.paths import scenarios_dir
+from harness.results import Implementation, OracleName
 from harness.run.bare import bare_unmet
 from harness.run.kernels import kernel_with
 from harness.run.models import has_edu, unmet_model, unmet_steps, with_model
-from harness.run.options import DmaModel, Implementation, RunOptions
+from harness.run.options import DmaModel, RunOptions
+from harness.run.oracles import oracle_of, unmet_kernel, unmet_library
 from harness.run.resources import Resources, Say, prepare, with_images
 from harness.scenario import BareScenario, Problem, Scenario, ScenarioError, find_scenarios, load_scenario
-from harness.scenario.values import satisfies
-
-# Kinds of steps that not every version of the C library has a function for.
-_SINCE = {"map": ">=26.02", "unmap": ">=26.02", "map_each": ">=26.02", "unmap_each": ">=26.02", "threads": ">=26.02"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ class Cell:
         usdm: another ``usdm`` package that is under test, or None.
         fresh_boot: its guest is booted although it could be cloned.
         implementation: what the steps run on.
-        libusdm: which C library, where one runs.
+        libusdm: which C library, where one is named.
         model: what stands where the scenario's file has an edu.
     """
 
@@ -47,6 +46,20 @@ class Cell:
     implementation: Implementation = "usdm"
     libusdm: str = ""
     model: DmaModel = "edu"
+
+    @property
+    def oracle(self) -> OracleName | None:
+        """What its steps run on instead of ``usdm``, or beside it; None for ``usdm`` alone."""
+        if self.implementation == "usdm" or isinstance(self.scenario, BareScenario):
+            return None
+        return oracle_of(self.scenario) if self.implementation == "both" else self.implementation
+
+    @property
+    def sides(self) -> tuple[Literal["usdm"] | OracleName, ...]:
+        """What its steps run on, each in a guest of its own."""
+        if self.oracle is None:
+            return ("usdm",)
+        return ("usdm", self.oracle) if self.implementation == "both" else (self.oracle,)
 
     @property
     def folder_name(self) -> str:
@@ -67,7 +80,9 @@ class Cell:
         if self.fresh_boot:
             words.append("--fresh-boot")
         if self.implementation != "usdm":
-            words += ["--implementation", self.implementation, "--libusdm", self.libusdm]
+            words += ["--implementation", self.implementation]
+        if self.libusdm:
+            words += ["--libusdm", self.libusdm]
         return shlex.join(words)
 
 
@@ -110,6 +125,7 @@ def expand(options: RunOptions) -> list[Cell]:
             continue
         # One without an edu is the same on each model.
         models = options.models if has_edu(scenario) else ("edu",)
+        library = options.libusdm if _runs_library(scenario, options) else ""
         for qemu, kernel, model in [(*point, model) for point in points for model in models]:
             point = [f"qemu {qemu}", f"kernel {kernel}"] if len(points) > 1 else []
             point += [f"model {model}"] if len(models) > 1 else []
@@ -122,13 +138,19 @@ def expand(options: RunOptions) -> list[Cell]:
                     usdm=options.usdm,
                     fresh_boot=options.fresh_boot,
                     implementation=options.implementation,
-                    libusdm="" if options.implementation == "usdm" else options.libusdm,
+                    libusdm=library,
                     model=model,
                 )
             )
     if not cells:
         raise ConfigurationError("there is no scenario to run", hint="'harness list' shows what there is")
     return cells
+
+
+def _runs_library(scenario: Scenario, options: RunOptions) -> bool:
+    if options.implementation == "both":
+        return oracle_of(scenario) == "libusdm"
+    return options.implementation == "libusdm"
 
 
 def prepare_cells(options: RunOptions, say: Say) -> tuple[list[Cell], Resources]:
@@ -140,7 +162,8 @@ def prepare_cells(options: RunOptions, say: Say) -> tuple[list[Cell], Resources]
     """
     cells = expand(options)
     guests = any(isinstance(cell.scenario, Scenario) for cell in cells)
-    return choose_kernels(cells, options, prepare(options, say, guests=guests), say)
+    library = any(cell.oracle == "libusdm" for cell in cells)
+    return choose_kernels(cells, options, prepare(options, say, guests=guests, library=library), say)
 
 
 def choose_kernels(
@@ -191,7 +214,8 @@ def unmet(cell: Cell, resources: Resources) -> str | None:
     """
     if isinstance(cell.scenario, BareScenario):
         return bare_unmet(cell.scenario, resources.emulations[cell.qemu])
-    library, image = resources.library, resources.images[cell.kernel]
+    image = resources.images[cell.kernel]
+    library = resources.library if cell.oracle == "libusdm" else None
     emulation = resources.emulations[cell.qemu]
     amd = emulation.capabilities.properties.get("amd-iommu", frozenset())
     if cell.scenario.machine.iommu == "amd" and "dma-remap" not in amd:
@@ -212,12 +236,9 @@ def unmet(cell: Cell, resources: Resources) -> str | None:
     if cell.scenario.needs.unmet_options(image.options):
         kernel = kernel_with(cell.scenario.needs)
         return f"{reason}; --kernel {kernel} is such a kernel" if kernel else reason
-    if reason or library is None:
-        return reason
-    for kind, since in _SINCE.items():
-        if cell.scenario.uses(kind) and not satisfies(library.version, since):
-            return f"libusdm {library.version} has no function for the step {kind}"
-    return None
+    if reason is None and cell.oracle == "kernel":
+        return unmet_kernel(cell.scenario)
+    return reason or (unmet_library(cell.scenario, library.version) if library else None)
 
 
 def machine_spec(scenario: Scenario) -> MachineSpec:

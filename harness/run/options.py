@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from harness.image.library import DEFAULT as DEFAULT_LIBRARY
+from harness.results import Implementation
 from harness.run.jobs import StartKind
 
 DEFAULT_KERNEL = "6.12"
-Implementation = Literal["usdm", "libusdm", "both"]
 DmaModel = Literal["edu", "qat"]
 
 
@@ -28,7 +28,8 @@ class RunOptions:
         jobs: how many guests at once, >= 1; None chooses from cores and available memory (``harness.run.jobs``).
         out: the run folder; None makes one below the user's state folder.
         usdm: another ``usdm`` package to put under test.
-        implementation: what the steps run on: ``usdm``, the C library, or each in a guest of its own, compared.
+        implementation: what the steps run on: ``usdm``, the C library, the kernel's own functions, or ``usdm`` and the
+            one of these two that is a scenario's oracle, each in a guest of its own, compared.
         libusdm: which C library, by the name of its recipe.
         boot_timeout: seconds for a guest to become ready.
         timeout: seconds for a scenario's steps where the scenario itself names none.

@@ -71,13 +71,14 @@ class Resources:
         )
 
 
-def prepare(options: RunOptions, say: Say, *, guests: bool = True) -> Resources:
+def prepare(options: RunOptions, say: Say, *, guests: bool = True, library: bool | None = None) -> Resources:
     """Find (with ``--fetch``: get) what a run needs.
 
     Args:
         options: what was asked for.
         say: told what goes on.
         guests: whether a guest is started at all; without one no image is looked for.
+        library: whether steps run on the C library; None takes the options' word.
 
     Raises:
         ConfigurationError: an unknown build or kernel, or no ``usdm`` package.
@@ -87,8 +88,10 @@ def prepare(options: RunOptions, say: Say, *, guests: bool = True) -> Resources:
     usdm_package(options.usdm)
     for kernel in options.kernels:
         recipe_for_kernel(kernel)
-    library = None if options.implementation == "usdm" else _library(options, say)
-    payload = build_payload(options.usdm, library.file if library else None)
+    if library is None:
+        library = options.implementation in ("libusdm", "both")
+    found = _library(options, say) if library else None
+    payload = build_payload(options.usdm, found.file if found else None)
     builds = {name: _build(name, options, say) for name in dict.fromkeys(options.qemu)}
     images = {kernel: _image(kernel, options, say) for kernel in dict.fromkeys(options.kernels) if guests}
     emulations = {
@@ -96,7 +99,7 @@ def prepare(options: RunOptions, say: Say, *, guests: bool = True) -> Resources:
         name: Emulation(build, capabilities(build), decide(build, options.accel) if guests else _UNUSED)
         for name, build in builds.items()
     }
-    return Resources(emulations, images, payload, library)
+    return Resources(emulations, images, payload, found)
 
 
 def with_images(resources: Resources, kernels: Iterable[str], options: RunOptions, say: Say) -> Resources:

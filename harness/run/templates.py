@@ -22,8 +22,9 @@ from harness.machine.probe import capabilities
 from harness.machine.snapshot import can_load
 from harness.machine.spec import MachineSpec
 from harness.machine.template import Template, find_template, list_templates, prune_templates
+from harness.results import Implementation
 from harness.run.cells import Cell, list_scenarios, machine_spec, prepare_cells, unmet
-from harness.run.options import Implementation, RunOptions
+from harness.run.options import RunOptions
 from harness.run.resources import Emulation, Resources, prepare
 from harness.scenario import BareScenario, Scenario
 

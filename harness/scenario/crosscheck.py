@@ -22,7 +22,7 @@ from harness.scenario.engines import dma_problem
 from harness.scenario.expect import OTHER_REASONS, FaultExpect, StepExpect
 from harness.scenario.machine import Machine
 from harness.scenario.problems import Problem, suggest
-from harness.scenario.steps import KINDS, NESTED, expect_keys
+from harness.scenario.steps import KINDS, NESTED, ORACLES, expect_keys
 from harness.scenario.values import is_name
 from harness.scenario.yaml_marks import Document, Path_
 
@@ -116,8 +116,9 @@ class _CrossCheck:
         expect = data.get("expect")
         if isinstance(expect, dict):
             self._faults(expect, ("expect",), names)
-            if isinstance(expect.get("libusdm"), dict):
-                self._faults(expect["libusdm"], ("expect", "libusdm"), names)
+            for oracle in ORACLES:
+                if isinstance(expect.get(oracle), dict):
+                    self._faults(expect[oracle], ("expect", oracle), names)
         return self._problems
 
     def _faults(self, expect: Mapping[str, Any], path: Path_, names: _Names) -> None:
@@ -166,9 +167,10 @@ class _CrossCheck:
                 continue
             self._id(raw.get("id"), path, kind)
             self._expect(raw.get("expect"), (*path, "expect"), kind)
-            other = raw.get("libusdm")
-            if isinstance(other, dict):
-                self._expect(other.get("expect"), (*path, "libusdm", "expect"), kind)
+            for oracle in ORACLES:
+                other = raw.get(oracle)
+                if isinstance(other, dict):
+                    self._expect(other.get("expect"), (*path, oracle, "expect"), kind)
             args = _try(KINDS[kind], raw[kind])
             if kind in NESTED:
                 self._nested(raw[kind], kind, (*path, kind), names)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from harness.scenario.base import Model
 from harness.scenario.defects import DEFECTS, OTHER
+from harness.scenario.kernel_differences import KERNEL_DIFFERENCES
 from harness.scenario.values import (
     Address,
     Bdf,
@@ -74,28 +76,66 @@ class StepExpect(Model):
 
 
 class Known(Model):
+    """Something that an oracle is known to do otherwise."""
+
+    versions: Requirement | None = Field(
+        default=None,
+        description="Comparisons with the library's version (the kernel's release); others do as expect says, e.g. "
+        '">=26.02".',
+    )
+
+    def applies(self, version: str) -> bool:
+        """Whether this version of the oracle is meant, e.g. ``26.08.0-2``."""
+        return self.versions is None or satisfies(version, self.versions)
+
+    @property
+    def id(self) -> str:
+        """Which known difference it is, e.g. ``D1``."""
+        raise NotImplementedError
+
+
+class OfLibrary(Known):
     """Something that Intel's C library is known to do otherwise."""
 
     defect: Literal[tuple(DEFECTS) + tuple(OTHER)] = Field(  # type: ignore[valid-type]
         description="Which known defect it is (docs/libusdm-findings.md), or policy, or absent."
     )
-    versions: Requirement | None = Field(
-        default=None, description='Comparisons with the library\'s version; others do as expect says, e.g. ">=26.02".'
+
+    @property
+    def id(self) -> str:
+        """See ``Known``."""
+        return str(self.defect)
+
+
+class OfKernel(Known):
+    """Something that Linux's own functions are known to do otherwise."""
+
+    differs: Literal[tuple(KERNEL_DIFFERENCES)] = Field(  # type: ignore[valid-type]
+        description="Which known difference it is (docs/dma-iova.md)."
     )
 
-    def applies(self, version: str) -> bool:
-        """Whether this version of the library is meant, e.g. ``26.08.0-2``."""
-        return self.versions is None or satisfies(version, self.versions)
+    @property
+    def id(self) -> str:
+        """See ``Known``."""
+        return str(self.differs)
 
 
 class Deviation(Known):
-    """What Intel's C library does in this step instead. Without it, the library must do what ``expect`` says."""
+    """What an oracle does in a step instead. Without it, the oracle must do what ``expect`` says."""
 
     expect: StepExpect = Field(
         default_factory=StepExpect,
-        description="What must be seen of the library: the whole expectation, instead of the step's own. The error of "
-        "a C function that fails is CFailure.",
+        description="What must be seen of it: the whole expectation, instead of the step's own. The error of a call "
+        "that fails is CFailure on the C library and KernelRefused on the kernel.",
     )
+
+
+class LibraryDeviation(OfLibrary, Deviation):
+    """What Intel's C library does in this step instead. Without it, the library must do what ``expect`` says."""
+
+
+class KernelDeviation(OfKernel, Deviation):
+    """What Linux's own functions do in this step instead. Without it, the kernel must do what ``expect`` says."""
 
 
 def exactly_one(first: str, second: str, model: Model) -> None:
@@ -170,9 +210,17 @@ class FaultExpect(Model):
 
 
 class ScenarioDeviation(Known):
-    """The faults that Intel's C library leads to instead."""
+    """The faults that an oracle leads to instead."""
 
     faults: tuple[FaultExpect, ...] = Field(default=(), strict=False, description="Every fault that happens then.")
+
+
+class FaultsOnLibrary(OfLibrary, ScenarioDeviation):
+    """The faults that Intel's C library leads to instead."""
+
+
+class FaultsOnKernel(OfKernel, ScenarioDeviation):
+    """The faults that happen instead when the kernel's own functions do the mapping."""
 
 
 class ScenarioExpect(Model):
@@ -187,6 +235,14 @@ class ScenarioExpect(Model):
     kernel_log: tuple[Regex, ...] = Field(
         default=(), strict=False, description="Regular expressions that must each be found in the guest's kernel log."
     )
-    libusdm: ScenarioDeviation | None = Field(
+    libusdm: FaultsOnLibrary | None = Field(
         default=None, description="The faults when the steps run on Intel's C library, where they differ."
     )
+    kernel: FaultsOnKernel | None = Field(
+        default=None, description="The faults when the steps run on the kernel's own functions, where they differ."
+    )
+
+    @property
+    def deviations(self) -> Mapping[str, ScenarioDeviation | None]:
+        """What each oracle does otherwise, by its name."""
+        return {"libusdm": self.libusdm, "kernel": self.kernel}

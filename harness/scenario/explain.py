@@ -10,7 +10,15 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from harness.scenario.base import Model
-from harness.scenario.expect import Deviation, FaultExpect, ScenarioDeviation, ScenarioExpect, StepExpect
+from harness.scenario.expect import (
+    FaultExpect,
+    FaultsOnKernel,
+    FaultsOnLibrary,
+    KernelDeviation,
+    LibraryDeviation,
+    ScenarioExpect,
+    StepExpect,
+)
 from harness.scenario.kind_step import KindStep
 from harness.scenario.machine import Device, Machine, Needs
 from harness.scenario.model import Scenario
@@ -20,6 +28,7 @@ from harness.scenario.values import show
 from harness.scenario.yaml_marks import REFUSED, Document, Path_
 
 _MISSING: Any = object()
+_DEVIATIONS: dict[Path_, type[Model]] = {("libusdm",): LibraryDeviation, ("kernel",): KernelDeviation}
 _EXPECTED = {
     "model_type": "a mapping",
     "dict_type": "a mapping",
@@ -76,7 +85,8 @@ def _model_at(path: Path_) -> type[Model] | None:
         ("machine",): Machine,
         ("needs",): Needs,
         ("expect",): ScenarioExpect,
-        ("expect", "libusdm"): ScenarioDeviation,
+        ("expect", "libusdm"): FaultsOnLibrary,
+        ("expect", "kernel"): FaultsOnKernel,
     }
     if path in fixed:
         return fixed[path]
@@ -91,9 +101,9 @@ def _model_at(path: Path_) -> type[Model] | None:
     rest = path[2:]
     if not rest:
         return Step
-    if rest == ("libusdm",):
-        return Deviation
-    if rest in (("expect",), ("libusdm", "expect")):
+    if rest in _DEVIATIONS:
+        return _DEVIATIONS[rest]
+    if rest == ("expect",) or (rest[:-1] in _DEVIATIONS and rest[-1] == "expect"):
         return StepExpect
     return KINDS.get(str(rest[0])) if len(rest) == 1 else None
 

@@ -167,7 +167,7 @@ class Needs(Model):
         description="Options of the kernel's configuration without CONFIG_, and whether they must be there; without "
         "--kernel a kernel is chosen that is so: {VFIO_NOIOMMU: true}.",
     )
-    implementation: Literal["usdm", "libusdm"] | None = Field(
+    implementation: Literal["usdm", "libusdm", "kernel"] | None = Field(
         default=None, description="The only implementation that the steps make sense on."
     )
     libusdm: Requirement | None = Field(
@@ -200,7 +200,7 @@ class Needs(Model):
         Args:
             qemu: QEMU's version, e.g. ``11.1.3``.
             kernel: the guest kernel's release, e.g. ``6.12.88+deb13-amd64``.
-            implementation: what the steps run on: ``usdm``, ``libusdm`` or ``both``.
+            implementation: what the steps run on: ``usdm``, ``libusdm``, ``kernel`` or ``both``.
             libusdm: the C library's version, e.g. ``26.08.0-2``; empty without it.
             options: the kernel's options, see :meth:`unmet_options`; None when nobody knows them.
         """

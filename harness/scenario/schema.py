@@ -16,7 +16,7 @@ from harness.scenario.bare import BareScenario
 from harness.scenario.bare_steps import BARE_KINDS, BareStep, bare_expect_keys
 from harness.scenario.kind_step import KindStep
 from harness.scenario.model import Scenario
-from harness.scenario.steps import KINDS, Step, expect_keys
+from harness.scenario.steps import KINDS, ORACLES, Step, expect_keys
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -29,7 +29,8 @@ def _step(
     Args:
         definitions: the schemas of all models.
         step: the model of a step.
-        expect_keys: the keys of ``expect`` that fit a kind; with ``libusdm``, those of its ``expect`` too.
+        expect_keys: the keys of ``expect`` that fit a kind; where a step says what an oracle does, those of its
+            ``expect`` too.
     """
     model = definitions[step.__name__]
     properties: dict[str, Any] = {}
@@ -39,8 +40,7 @@ def _step(
         properties[kind] = {"$ref": f"#/$defs/{args.__name__}", "description": what}
         keys = {"propertyNames": {"enum": list(expect_keys(kind))}}
         fitting: dict[str, Any] = {"expect": keys}
-        if "libusdm" in step.BESIDE:
-            fitting["libusdm"] = {"properties": {"expect": keys}}
+        fitting |= {oracle: {"properties": {"expect": keys}} for oracle in ORACLES if oracle in step.BESIDE}
         fits.append({"if": {"required": [kind]}, "then": {"properties": fitting}})
     properties |= {key: model["properties"][key] for key in step.BESIDE}
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
@@ -60,7 +61,7 @@ from harness.scenario.args_function import (
     Unremap,
 )
 from harness.scenario.bare_steps import BARE_KINDS
-from harness.scenario.expect import Deviation, StepExpect
+from harness.scenario.expect import Deviation, KernelDeviation, LibraryDeviation, StepExpect
 from harness.scenario.kind_step import KindStep
 from harness.scenario.values import Name
 
@@ -143,6 +144,9 @@ KINDS: dict[str, type[Args]] = {
 }
 """Every kind of step and the model of its arguments."""
 
+ORACLES = ("libusdm", "kernel")
+"""What a step can run on beside ``usdm``, by the key that says what that does otherwise."""
+
 NESTED = tuple(kind for kind, model in KINDS.items() if issubclass(model, Nested))
 """The kinds of steps that have steps inside."""
 
@@ -193,16 +197,25 @@ class Step(KindStep):
         expect: what must be seen.
         id: the name that an expected fault can refer to.
         libusdm: what Intel's C library does instead.
+        kernel: what Linux's own functions do instead.
     """
 
     KINDS = KINDS
-    BESIDE = ("expect", "id", "libusdm")
+    BESIDE = ("expect", "id", *ORACLES)
 
     expect: StepExpect = Field(default_factory=StepExpect, description="What must be seen of this step.")
     id: Name | None = Field(default=None, description="A name for this step, for expect.faults.")
-    libusdm: Deviation | None = Field(
+    libusdm: LibraryDeviation | None = Field(
         default=None, description="What Intel's C library does in this step, where it is something else."
     )
+    kernel: KernelDeviation | None = Field(
+        default=None, description="What Linux's own functions do in this step, where it is something else."
+    )
+
+    @property
+    def deviations(self) -> Mapping[str, Deviation | None]:
+        """What each oracle does otherwise, by its name."""
+        return {"libusdm": self.libusdm, "kernel": self.kernel}
 
     @classmethod
     def hint(cls, word: str) -> str:

@@ -13,9 +13,9 @@ from rich.console import Console
 
 from harness.report import TerminalReport, cell_text, junit_xml, load_run, run_json, write_cell, write_run
 from harness.report.text import known, variant
-from harness.results import Evidence, Finding, Outcome, RunResult, StepEvidence, Verdict
+from harness.results import Evidence, Finding, Oracle, Outcome, RunResult, StepEvidence, Verdict
 
-WITH_LIBRARY = VERSIONS.model_copy(update={"libusdm": "26.08.0-2"})
+WITH_LIBRARY = VERSIONS.model_copy(update={"oracle": Oracle(name="libusdm", version="26.08.0-2")})
 REFERENCE = Evidence(
     steps=(
         StepEvidence(index=0, kind="alloc", args={"as": "b", "size": 65536}, returns=0x7F1111111000),

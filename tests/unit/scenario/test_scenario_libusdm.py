@@ -186,7 +186,7 @@ def test_all_that_is_missing_is_told() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{implementation: both}", "4:25 expected usdm or libusdm, found 'both'"),
+        ("{implementation: both}", "4:25 expected usdm, libusdm or kernel, found 'both'"),
         ("{libusdm: 26.08}", "4:18 expected a comparison with a version, found 26.08"),
         ("{libusmd: '>=26.08'}", "4:9 expected a known key in 'needs', found 'libusmd'"),
     ],

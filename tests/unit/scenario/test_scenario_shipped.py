@@ -126,7 +126,7 @@ def test_schema_says_what_the_models_say() -> None:
     assert bare["required"] == ["tier", "title", "source", "machine", "steps"]
     assert set(schema["$defs"]["BareStep"]["properties"]) == {*BARE_KINDS, "expect", "id", "qemu"}
     step = schema["$defs"]["Step"]
-    assert set(step["properties"]) == {*KINDS, "expect", "id", "libusdm"}
+    assert set(step["properties"]) == {*KINDS, "expect", "id", "libusdm", "kernel"}
     assert step["additionalProperties"] is False
     for kind, rule in zip(KINDS, step["allOf"], strict=True):
         assert rule["if"] == {"required": [kind]}
