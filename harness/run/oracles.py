@@ -6,16 +6,9 @@ from collections.abc import Iterator
 
 from harness.results import OracleName
 from harness.scenario import Scenario
+from harness.scenario.args_iova import IOVA_KINDS
 from harness.scenario.steps import Nested, Step
 from harness.scenario.values import satisfies
-
-IOVA_KINDS = frozenset(
-    {
-        *("iova_alloc", "iova_link", "iova_link_each", "iova_sync", "iova_unlink", "iova_free", "iova_destroy"),
-        *("iova_info", "stream_map", "stream_unmap"),
-    }
-)
-"""The kinds of steps that call what the kernel has too."""
 
 # What a program does beside them that is the same when the kernel maps for the device. Registering a device, like
 # opening it, gives it to the test module.
@@ -56,7 +49,7 @@ def unmet_kernel(scenario: Scenario) -> str | None:
     for step in steps:
         if step.kind in _NOT_THE_KERNELS:
             return f"the kernel has nothing for the step {step.kind}: {_NOT_THE_KERNELS[step.kind]}"
-        if step.kind not in IOVA_KINDS | _BESIDE:
+        if step.kind not in IOVA_KINDS and step.kind not in _BESIDE:
             return f"the kernel has nothing for the step {step.kind}"
         if step.kind == "open":
             reason = _unmet_open(step)

@@ -60,6 +60,7 @@ from harness.scenario.args_function import (
     Unplug,
     Unremap,
 )
+from harness.scenario.args_iova import IOVA_KINDS, IOVA_RETURNS
 from harness.scenario.bare_steps import BARE_KINDS
 from harness.scenario.expect import Deviation, KernelDeviation, LibraryDeviation, StepExpect
 from harness.scenario.kind_step import KindStep
@@ -137,6 +138,7 @@ KINDS: dict[str, type[Args]] = {
     "remap": Remap,
     "unremap": Unremap,
     "mappings": Mappings,
+    **IOVA_KINDS,
     **DEVICE_KINDS,
     "pass_through": PassThrough,
     "in_vm": InVm,
@@ -153,6 +155,7 @@ NESTED = tuple(kind for kind, model in KINDS.items() if issubclass(model, Nested
 _RETURNS = (
     *("register", "unregister", "register_fd", "alloc", "alloc_plain", "map", "unmap", "map_each", "unmap_each"),
     *("mem_init", "mem_init_fd", "remap_size", "remap", "unremap"),
+    *IOVA_RETURNS,
 )
 _OBSERVES = {
     "container_info": ("counts",),
@@ -173,6 +176,8 @@ _OBSERVES = {
     "unbind": ("counts",),
     "unplug": ("counts",),
     "physical_address": ("counts",),
+    "iova_link_each": ("counts",),
+    "iova_info": ("counts",),
     "mappings": ("mapped", "page_sizes", "counts"),
     "operate": ("status", "equal", "counts"),
     "collect": ("status", "counts"),

@@ -141,9 +141,9 @@ def steps(*lines: str, setup: bool = True) -> list[str]:
         ("fill: {buffer: a, pattern: noise}",
          "8:32 expected random, counter, zero or a byte from 0 to 255, found 'noise'"),
         ("fill: {buffer: a, pattern: zero, seed: -1}", "8:44 expected a number of at least 0, found -1"),
-        ("dma_read: {device: edu0, size: 16}", "8:15 expected exactly one of iova and buffer, found neither"),
+        ("dma_read: {device: edu0, size: 16}", "8:15 expected exactly one of iova, buffer and range, found neither"),
         ("dma_read: {device: edu0, iova: 1, buffer: a, size: 16}",
-         "8:15 expected exactly one of iova and buffer, found both iova and buffer"),
+         "8:15 expected exactly one of iova, buffer and range, found both iova and buffer"),
         ("dma_read: {device: edu0, iova: 1, offset: 1, size: 16}",
          "8:15 expected an offset only beside buffer, found iova and offset"),
         ("dma_read: {device: edu0, buffer: a, size: 0}", "8:47 expected a DMA size from 1 to 4096, found 0"),
@@ -231,7 +231,7 @@ def test_mistakes_between_steps(lines: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("{device: edu0, access: read, reason: 6}", "7:7 expected exactly one of address and buffer, found neither"),
+        ("{device: edu0, access: read, reason: 6}", "7:7 expected exactly one of address, buffer and range, found neither"),
         ("{access: read, address: 1, reason: 6}", "7:7 expected exactly one of device and requester, found neither"),
         ("{device: edu0, requester: 02:00.0, access: read, address: 1, reason: 6}",
          "7:7 expected exactly one of device and requester, found both device and requester"),

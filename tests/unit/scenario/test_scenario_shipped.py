@@ -27,8 +27,10 @@ from harness.scenario import (
 from harness.scenario.args import DmaArgs
 from harness.scenario.defects import DEFECTS, OTHER
 from harness.scenario.expect import StepExpect
+from harness.scenario.kernel_differences import KERNEL_DIFFERENCES
 from harness.scenario.machine import Needs
 from harness.scenario.schema import json_schema, main, schema_text
+from harness.scenario.steps import ORACLES
 from usdm import errors
 
 FOLDER = scenarios_dir()
@@ -131,11 +133,15 @@ def test_schema_says_what_the_models_say() -> None:
     for kind, rule in zip(KINDS, step["allOf"], strict=True):
         assert rule["if"] == {"required": [kind]}
         both = rule["then"]["properties"]
-        for part in (both["expect"], both["libusdm"]["properties"]["expect"]):
+        for part in (both["expect"], *(both[oracle]["properties"]["expect"] for oracle in ORACLES)):
             assert part["propertyNames"]["enum"] == list(expect_keys(kind))
-    assert schema["$defs"]["Deviation"]["required"] == ["defect"]
-    assert schema["$defs"]["Deviation"]["properties"]["defect"]["enum"] == [*DEFECTS, *OTHER]
-    assert schema["$defs"]["ScenarioDeviation"]["properties"]["defect"]["enum"] == [*DEFECTS, *OTHER]
+    for model in ("LibraryDeviation", "FaultsOnLibrary"):
+        assert schema["$defs"][model]["required"] == ["defect"]
+        assert schema["$defs"][model]["properties"]["defect"]["enum"] == [*DEFECTS, *OTHER]
+    for model in ("KernelDeviation", "FaultsOnKernel"):
+        assert schema["$defs"][model]["required"] == ["differs"]
+        known = schema["$defs"][model]["properties"]["differs"]
+        assert known.get("enum", [known.get("const")]) == list(KERNEL_DIFFERENCES)
     assert set(schema["$defs"]["Needs"]["properties"]) == set(Needs.model_fields)
     assert set(schema["$defs"]["DmaRead"]["properties"]) == {
         "device",
