@@ -117,8 +117,7 @@ class Edu(MappedEngine):
             raise DmaLength(f"{size} bytes at {device_offset} of {BUFFER_SIZE}")
         if self._running():
             raise DeviceBusy(f"{self.device.bdf} still runs a DMA")
-        # An MSI is a write to memory as well: without bus mastering none arrives, whatever the device does.
-        interrupt = self.bus_master
+        interrupt = self._interrupts()
         self._drain()
         registers = self._words()
         place = BUFFER_ADDRESS + device_offset
@@ -130,6 +129,11 @@ class Edu(MappedEngine):
             self._wait_interrupt(seconds)
         else:
             self._wait_status(seconds)
+
+    def _interrupts(self) -> bool:
+        """Tell whether the end of a DMA can be announced by an interrupt."""
+        # An MSI is a write to memory as well: without bus mastering none arrives, whatever the device does.
+        return self.bus_master
 
     def _drain(self) -> None:
         """Forget an interrupt of a DMA that was given up."""

@@ -1,0 +1,225 @@
+"""The kernel's own dma_iova_* as an implementation that steps can call: the oracle of `usdm.dma_iova`.
+
+The test module calls it (`kernel_device`). A function that returns something says by it that it failed. The others say
+so in the kernel's log only, as a warning with a call trace.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+
+from harness.agent import kernel_abi as abi
+from harness.agent.kernel_log import parse
+from harness.agent.outcome import StepError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    from harness.agent.kernel_device import KernelDevice
+
+    class State(Protocol):
+        """What a caller keeps: the IOVA of the range's first byte and its size; both 0 without a range."""
+
+        addr: int
+        size: int
+
+
+DMA_MAPPING_ERROR = (1 << 64) - 1
+# The bit of __size in which the kernel notes that it has bounced something of the range.
+USE_SWIOTLB = 1 << 63
+_WARNING = re.compile(r"WARNING: (?P<where>.*)")
+_RECORD = 16 * 1024
+
+
+class KernelRefused(StepError):
+    """The kernel's function said by its return value that it failed; the text has the value by its name."""
+
+
+class KernelWarned(StepError):
+    """The kernel's function returns nothing, and left a warning in the kernel's log."""
+
+
+class NotOfTheKernel(StepError):
+    """The kernel has no such function, or the test module does not call it."""
+
+
+class KernelDma:
+    """The kernel. `dev` of its functions is a `KernelDevice`; a state is any object with `addr` and `size`."""
+
+    name = "kernel"
+
+    def __init__(self, log: str = "/dev/kmsg") -> None:
+        """Open the kernel's log at its end.
+
+        Args:
+            log: The log; another file in tests.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        self._log = os.open(log, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.lseek(self._log, 0, os.SEEK_END)
+        # The module's number of each state, and the state itself, so that its id is nobody else's meanwhile.
+        self._states: dict[int, tuple[State, KernelDevice, int]] = {}
+
+    def is_absent(self, _error: Exception) -> bool:
+        """See `Implementation`; there are no translations to ask for."""
+        return False
+
+    def call(self, function: str, *arguments: Any) -> tuple[Any, Exception | None]:
+        """Call a function by its C name.
+
+        Args:
+            function: The name, e.g. `dma_iova_link`.
+            arguments: As `usdm.dma_iova` takes them: `virt` stands where the kernel has `phys`.
+
+        Returns:
+            What the kernel returned, None of a void function; and a `KernelRefused`, a `KernelWarned` or None.
+
+        Raises:
+            NotOfTheKernel: There is no such function.
+            harness.agent.kernel_device.TestModuleRefused: The kernel was not called.
+            usdm.errors.DeviceError: The device is not the module's any more.
+        """
+        called = _FUNCTIONS.get(function)
+        if called is None:
+            raise NotOfTheKernel(f"the test module does not call '{function}'")
+        return called(self, *arguments)
+
+    # ---- ranges
+
+    def _try_alloc(self, dev: KernelDevice, state: State, virt: int, size: int) -> tuple[int, Exception | None]:
+        number = self._number(dev, state)
+        answer = dev.call(abi.TRY_ALLOC, abi.call_request(number, address=virt, size=size))
+        self._note(state, answer)
+        if not answer.result:
+            self._states.pop(id(state))
+            return 0, KernelRefused("dma_iova_try_alloc: false")
+        return 1, None
+
+    def _use_iova(self, state: State) -> tuple[int, None]:
+        # An inline function of the kernel's: it looks at nothing else.
+        return int(state.size != 0), None
+
+    def _link(
+        self, dev: KernelDevice, state: State, virt: int, offset: int, size: int, direction: int, attrs: int = 0
+    ) -> tuple[int, Exception | None]:
+        request = abi.call_request(
+            self._number(dev, state), address=virt, offset=offset, size=size, direction=direction, attrs=attrs
+        )
+        return self._checked("dma_iova_link", state, dev.call(abi.LINK, request))
+
+    def _sync(self, dev: KernelDevice, state: State, offset: int, size: int) -> tuple[int, Exception | None]:
+        request = abi.call_request(self._number(dev, state), offset=offset, size=size)
+        return self._checked("dma_iova_sync", state, dev.call(abi.SYNC, request))
+
+    def _unlink(
+        self, dev: KernelDevice, state: State, offset: int, size: int, direction: int, attrs: int = 0
+    ) -> tuple[None, Exception | None]:
+        request = abi.call_request(
+            self._number(dev, state), offset=offset, size=size, direction=direction, attrs=attrs
+        )
+        return self._void("dma_iova_unlink", dev, abi.UNLINK, request, state)
+
+    def _free(self, dev: KernelDevice, state: State) -> tuple[None, Exception | None]:
+        return self._void("dma_iova_free", dev, abi.FREE, abi.call_request(self._number(dev, state)), state)
+
+    def _destroy(
+        self, dev: KernelDevice, state: State, mapped_len: int, direction: int, attrs: int = 0
+    ) -> tuple[None, Exception | None]:
+        request = abi.call_request(self._number(dev, state), size=mapped_len, direction=direction, attrs=attrs)
+        return self._void("dma_iova_destroy", dev, abi.DESTROY, request, state)
+
+    # ---- the streaming API
+
+    def _map_single(
+        self, dev: KernelDevice, virt: int, size: int, direction: int, attrs: int = 0
+    ) -> tuple[int, Exception | None]:
+        request = abi.call_request(address=virt, size=size, direction=direction, attrs=attrs)
+        address = dev.call(abi.MAP_SINGLE, request).word
+        refused = address == DMA_MAPPING_ERROR
+        return address, KernelRefused("dma_map_phys: DMA_MAPPING_ERROR") if refused else None
+
+    def _unmap_single(
+        self, dev: KernelDevice, addr: int, size: int, direction: int, attrs: int = 0
+    ) -> tuple[None, Exception | None]:
+        request = abi.call_request(address=addr, size=size, direction=direction, attrs=attrs)
+        return self._void("dma_unmap_phys", dev, abi.UNMAP_SINGLE, request, None)
+
+    def _mapping_error(self, _dev: KernelDevice, addr: int) -> tuple[int, None]:
+        return int(addr == DMA_MAPPING_ERROR), None
+
+    def _merge_boundary(self, dev: KernelDevice) -> tuple[int, None]:
+        return dev.info().merge_boundary, None
+
+    # ---- states, answers
+
+    def _number(self, dev: KernelDevice, state: State) -> int:
+        """Return the module's number of a state on a device, a new one for a state that has none."""
+        known = self._states.get(id(state))
+        if known is not None and known[1] is dev:
+            return known[2]
+        taken = {number for _, device, number in self._states.values() if device is dev}
+        number = next((number for number in range(abi.STATES) if number not in taken), None)
+        if number is None:
+            raise StepError(f"the test module has {abi.STATES} states, and all are in use")
+        self._states[id(state)] = (state, dev, number)
+        return number
+
+    @staticmethod
+    def _note(state: State, answer: abi.Answer) -> None:
+        state.addr, state.size = answer.addr, answer.size & ~USE_SWIOTLB
+
+    def _checked(self, function: str, state: State, answer: abi.Answer) -> tuple[int, Exception | None]:
+        self._note(state, answer)
+        if answer.result == 0:
+            return 0, None
+        name = errno.errorcode.get(-answer.result, str(answer.result))
+        return answer.result, KernelRefused(f"{function}: -{name}")
+
+    def _void(
+        self, function: str, dev: KernelDevice, request: int, argument: bytearray, state: State | None
+    ) -> tuple[None, Exception | None]:
+        self._warnings()
+        answer = dev.call(request, argument)
+        if state is not None:
+            self._note(state, answer)
+            if not answer.size:
+                self._states.pop(id(state), None)
+        warnings = self._warnings()
+        return None, KernelWarned(f"{function}: {'; '.join(warnings)}") if warnings else None
+
+    def _warnings(self) -> list[str]:
+        """Return the warnings that have come to the log since it was last read. They are there before a call returns."""
+        found = []
+        while True:
+            try:
+                record = os.read(self._log, _RECORD)
+            except BlockingIOError:
+                return found
+            except BrokenPipeError:  # overrun: what was lost is lost, and the next read goes on
+                continue
+            if not record:
+                return found
+            for line in parse(record)[1]:
+                match = _WARNING.search(line)
+                if match:
+                    found.append(match["where"])
+
+
+_FUNCTIONS: dict[str, Any] = {
+    "dma_iova_try_alloc": KernelDma._try_alloc,  # noqa: SLF001
+    "dma_use_iova": KernelDma._use_iova,  # noqa: SLF001
+    "dma_iova_link": KernelDma._link,  # noqa: SLF001
+    "dma_iova_sync": KernelDma._sync,  # noqa: SLF001
+    "dma_iova_unlink": KernelDma._unlink,  # noqa: SLF001
+    "dma_iova_free": KernelDma._free,  # noqa: SLF001
+    "dma_iova_destroy": KernelDma._destroy,  # noqa: SLF001
+    "dma_get_merge_boundary": KernelDma._merge_boundary,  # noqa: SLF001
+    "dma_map_single": KernelDma._map_single,  # noqa: SLF001
+    "dma_unmap_single": KernelDma._unmap_single,  # noqa: SLF001
+    "dma_mapping_error": KernelDma._mapping_error,  # noqa: SLF001
+}
