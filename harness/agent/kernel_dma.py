@@ -119,9 +119,7 @@ class KernelDma:
     def _unlink(
         self, dev: KernelDevice, state: State, offset: int, size: int, direction: int, attrs: int = 0
     ) -> tuple[None, Exception | None]:
-        request = abi.call_request(
-            self._number(dev, state), offset=offset, size=size, direction=direction, attrs=attrs
-        )
+        request = abi.call_request(self._number(dev, state), offset=offset, size=size, direction=direction, attrs=attrs)
         return self._void("dma_iova_unlink", dev, abi.UNLINK, request, state)
 
     def _free(self, dev: KernelDevice, state: State) -> tuple[None, Exception | None]:
@@ -211,15 +209,15 @@ class KernelDma:
 
 
 _FUNCTIONS: dict[str, Any] = {
-    "dma_iova_try_alloc": KernelDma._try_alloc,  # noqa: SLF001
-    "dma_use_iova": KernelDma._use_iova,  # noqa: SLF001
-    "dma_iova_link": KernelDma._link,  # noqa: SLF001
-    "dma_iova_sync": KernelDma._sync,  # noqa: SLF001
-    "dma_iova_unlink": KernelDma._unlink,  # noqa: SLF001
-    "dma_iova_free": KernelDma._free,  # noqa: SLF001
-    "dma_iova_destroy": KernelDma._destroy,  # noqa: SLF001
-    "dma_get_merge_boundary": KernelDma._merge_boundary,  # noqa: SLF001
-    "dma_map_single": KernelDma._map_single,  # noqa: SLF001
-    "dma_unmap_single": KernelDma._unmap_single,  # noqa: SLF001
-    "dma_mapping_error": KernelDma._mapping_error,  # noqa: SLF001
+    "dma_iova_try_alloc": KernelDma._try_alloc,
+    "dma_use_iova": KernelDma._use_iova,
+    "dma_iova_link": KernelDma._link,
+    "dma_iova_sync": KernelDma._sync,
+    "dma_iova_unlink": KernelDma._unlink,
+    "dma_iova_free": KernelDma._free,
+    "dma_iova_destroy": KernelDma._destroy,
+    "dma_get_merge_boundary": KernelDma._merge_boundary,
+    "dma_map_single": KernelDma._map_single,
+    "dma_unmap_single": KernelDma._unmap_single,
+    "dma_mapping_error": KernelDma._mapping_error,
 }

@@ -17,10 +17,15 @@ from harness.scenario.steps import Nested, Step
 IOVA_UNIT = 2 << 20
 """Bytes that an IOVA of qaeMemMapContiguousIova is a multiple of, as its specification says."""
 
-_FAILURES = {"libusdm": "CFailure", "kernel": "KernelRefused"}
+IOVA_GRANULE = 4096
+"""Bytes that an IOMMU maps at least; an IOVA of two-step or streaming mapping has the memory's offset in them."""
+
+# How each oracle says that a call failed: not why in the words of usdm, so each is every error of usdm.
+_FAILURES: dict[str, tuple[str, ...]] = {"libusdm": ("CFailure",), "kernel": ("KernelRefused", "KernelWarned")}
 # Errors of the steps themselves, which do not come from the implementation.
 _STEP_ERRORS = (
     *("NotAccessible", "DeviceNotOpen", "NoIova", "ChildFailed", "DmaTimeout", "UnknownBuffer", "UnknownDevice"),
+    "UnknownRange",
     *("NotOffered", "NoLibrary", "NotSet", "UnknownStep", "NotReadable", "NotMounted"),
     *("DmaLength", "DmaAddress", "DeviceBusy", "NoSriov", "TooManyVfs", "VfsEnabled", "NotTaken"),
     *("InterruptLost", "NothingHanded", "NotQat", "NoQueueMemory"),
@@ -111,7 +116,7 @@ def _aspects(step: Step, seen: StepEvidence, oracle: Oracle | None) -> Iterator[
     known = deviation(step, oracle)
     expect = step.expect if known is None else known.expect
     # Only a call of the implementation itself has its one failure; what the program does is the same on both.
-    yield _error(expect, seen, "" if oracle is None or step.kind == "buffer" else _FAILURES[oracle.name])
+    yield _error(expect, seen, () if oracle is None or step.kind == "buffer" else _FAILURES[oracle.name])
     # What it says is said in each implementation's own words.
     if expect.says is not None and (known is not None or oracle is None):
         yield _says(expect.says, seen)
@@ -145,25 +150,26 @@ def _observations(step: Step, expect: StepExpect, seen: StepEvidence) -> Iterato
         yield _equal(expect.equal is not False, seen)
     if step.kind in ("alloc", "map"):
         yield from _aligned(step, seen)
+    if step.kind in ("iova_alloc", "stream_map"):
+        yield _in_granule(seen)
     if step.kind == "mappings":
         yield from mapping_aspects(expect, seen)
 
 
-def _error(expect: StepExpect, seen: StepEvidence, failure: str) -> Aspect:
+def _error(expect: StepExpect, seen: StepEvidence, failures: tuple[str, ...]) -> Aspect:
     """Whether the step met the error that it should, or none.
 
     Args:
         expect: what should be.
         seen: what was.
-        failure: the one failure of an oracle, which says that a call failed, and not why in the words of usdm: it is
-            every error of usdm. Empty for usdm itself.
+        failures: what an oracle calls its failures; each is met where usdm has an error of its own. None for usdm.
     """
     expected = "no error" if expect.error is None else f"the error {expect.error}"
     if seen.error is None:
         return Aspect(good=expect.error is None, expected=expected, observed="no error")
     said = f": {seen.error.message}" if seen.error.message else ""
     good = seen.error.type == expect.error or (
-        expect.error is not None and seen.error.type == failure and expect.error not in _STEP_ERRORS
+        expect.error is not None and seen.error.type in failures and expect.error not in _STEP_ERRORS
     )
     return Aspect(good=good, expected=expected, observed=f"the error {seen.error.type}{said}")
 
@@ -189,6 +195,18 @@ def _aligned(step: Step, seen: StepEvidence) -> Iterator[Aspect]:
         yield Aspect(
             good=iova % boundary == 0, expected=f"an IOVA that is a multiple of {boundary:#x}", observed=observed
         )
+
+
+def _in_granule(seen: StepEvidence) -> Aspect:
+    """Whether an IOVA has the offset in its granule that the memory has."""
+    iova, inside = (_number(seen.values.get(key)) for key in ("iova", "inside"))
+    if iova is None or inside is None:
+        return Aspect(good=False, expected="an IOVA with the memory's offset in its granule", observed=NOT_SAID)
+    return Aspect(
+        good=iova % IOVA_GRANULE == inside,
+        expected=f"an IOVA at {inside:#x} of its granule, as the memory",
+        observed=f"the IOVA {iova:#x}",
+    )
 
 
 def _returns(expect: StepExpect, seen: StepEvidence) -> Aspect:

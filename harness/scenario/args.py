@@ -40,8 +40,8 @@ class Open(DeviceArgs):
     type: Literal["type1", "type1v2"] | None = Field(
         default=None, description="IOMMU type of a container that is not open yet. Default: type1, as libqat does."
     )
-    through: Literal["vfio", "iommufd"] = Field(
-        default="vfio",
+    through: Literal["vfio", "iommufd"] | None = Field(
+        default=None,
         description="vfio (default): by its group and a container. iommufd: by its character device, attached to the "
         "IOAS that all such devices of the program share.",
     )

@@ -137,6 +137,7 @@ class StreamUnmap(StreamArgs):
 
 IOVA_KINDS: dict[str, type[Args]] = {
     "dma_limits": DmaLimits,
+    "merge_boundary": MergeBoundary,
     "iova_alloc": IovaAlloc,
     "iova_link": IovaLink,
     "iova_link_each": IovaLinkEach,
@@ -145,7 +146,6 @@ IOVA_KINDS: dict[str, type[Args]] = {
     "iova_free": IovaFree,
     "iova_destroy": IovaDestroy,
     "iova_info": IovaInfo,
-    "merge_boundary": MergeBoundary,
     "stream_map": StreamMap,
     "stream_unmap": StreamUnmap,
 }
