@@ -169,7 +169,8 @@ class Context:
     def open_device(self, name: str, container: str | None = None, iommu_type: str | None = None) -> Engine:
         """Return a device, opened when it is not open yet.
 
-        Binding to vfio-pci belongs to it, so that what the kernel says of it is in the log of the steps.
+        Binding to vfio-pci belongs to it, so that what the kernel says of it is in the log of the steps. An
+        implementation that does without VFIO opens a device by `open_device(name, address)`.
 
         Args:
             name: The device.
@@ -181,7 +182,10 @@ class Context:
             usdm.errors.UsdmError: Why it cannot be opened.
             StepError: It is neither an NVMe controller nor an edu, or cannot signal interrupts.
         """
-        if name not in self.devices:
+        own = getattr(self.api.api, "open_device", None)
+        if name not in self.devices and own is not None:
+            self.devices[name] = own(name, self.address(name))
+        elif name not in self.devices:
             from harness.agent import pci
 
             address = self.address(name)

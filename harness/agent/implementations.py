@@ -1,6 +1,6 @@
-"""The two implementations that steps can call by the C names: `usdm`, and Intel's C library.
+"""The implementations that steps can call by the C names: `usdm`, Intel's C library, and the kernel's own functions.
 
-Both are called as `call(name, *arguments)`, e.g. `call("qaeMemMapContiguousIova", address, size)`, and give the C
+Each is called as `call(name, *arguments)`, e.g. `call("qaeMemMapContiguousIova", address, size)`, and give the C
 return value and the error behind it. Functions that free take a `usdm.qae_mem.Pointer`.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
             """Tell whether the error of a translation means that there is none."""
 
 
-NAMES = ("usdm", "libusdm")
+NAMES = ("usdm", "libusdm", "kernel")
 
 
 class UnknownImplementation(StepError):
@@ -57,6 +57,7 @@ def find(name: str) -> Implementation:
     Raises:
         UnknownImplementation: There is none of that name.
         StepError: The C library is not in this guest or cannot be loaded.
+        OSError: The kernel's log cannot be read, in which its functions warn.
     """
     if name == "usdm":
         return Usdm()
@@ -64,4 +65,8 @@ def find(name: str) -> Implementation:
         from harness.agent.libusdm import CLibrary
 
         return CLibrary()
+    if name == "kernel":
+        from harness.agent.on_kernel import OnKernel
+
+        return OnKernel()
     raise UnknownImplementation(f"there is no implementation '{name}'; there are {', '.join(NAMES)}")

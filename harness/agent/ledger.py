@@ -29,7 +29,7 @@ class NotedCalls:
         self.registrations_ended = 0
         self.api = api
         self._count = 0
-        self._promised = None if api.name == "usdm" else Promises()
+        self._promised = Promises() if api.name == "libusdm" else None
 
     def is_absent(self, error: Exception) -> bool:
         """See `Implementation`."""

@@ -14,6 +14,8 @@ PIECE = 2 * 1024 * 1024
 _MAP_FIXED = 0x10
 _MAP_NORESERVE = 0x4000
 _MAP_HUGE_2MB = 0x40000 | 21 << 26
+_MADV_HUGEPAGE = 14
+_MADV_POPULATE_WRITE = 23
 _PROT_NONE = 0
 _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 
@@ -23,6 +25,8 @@ _mmap.restype = ctypes.c_void_p
 _mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
 _munmap = _libc.munmap
 _munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc_madvise = _libc.madvise
+_libc_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _FAILED = ctypes.c_void_p(-1).value
 
 
@@ -33,13 +37,19 @@ def _map(size: int, protection: int, flags: int, fd: int = -1, address: int | No
     return int(found)
 
 
+def _madvise(address: int, size: int, advice: int) -> None:
+    if _libc_madvise(address, size, advice):
+        raise NoMemory(f"madvise {advice} of {size} bytes: {os.strerror(ctypes.get_errno())}")
+
+
 def take(size: int, backing: str, align: int = 4096) -> int:
     """Return the address of new memory.
 
     Args:
         size: Bytes.
         backing: `anonymous`; `read_only`, which the program cannot write to either; `repeated`, the same 2 MiB again
-            and again, so that a buffer can be larger than the guest's memory; `huge`, hugepages of 2 MiB.
+            and again, so that a buffer can be larger than the guest's memory; `huge`, hugepages of 2 MiB; `contiguous`,
+            ordinary memory for which the kernel is asked for pages that follow each other within 2 MiB.
         align: What the address is a multiple of, from the page size on.
 
     Raises:
@@ -47,6 +57,8 @@ def take(size: int, backing: str, align: int = 4096) -> int:
     """
     if backing == "huge":
         return _map(-(-size // PIECE) * PIECE, _READ_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_HUGE_2MB)
+    if backing == "contiguous":
+        size, align = extent(size, backing), max(align, PIECE)
     # A place for it at such an address is reserved first, so that nothing else is replaced.
     reserved = _map(size + align, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
     address = -(-reserved // align) * align
@@ -56,6 +68,9 @@ def take(size: int, backing: str, align: int = 4096) -> int:
         else:
             protection = mmap.PROT_READ if backing == "read_only" else _READ_WRITE
             _map(size, protection, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED, address=address)
+        if backing == "contiguous":
+            _madvise(address, size, _MADV_HUGEPAGE)
+            _madvise(address, size, _MADV_POPULATE_WRITE)
     except NoMemory:
         give_back(reserved, size + align)
         raise
@@ -79,7 +94,7 @@ def _repeat(address: int, size: int) -> None:
 
 def extent(size: int, backing: str) -> int:
     """Return how many bytes the kernel gave for `size`, which is what must be given back."""
-    return -(-size // PIECE) * PIECE if backing == "huge" else size
+    return -(-size // PIECE) * PIECE if backing in ("huge", "contiguous") else size
 
 
 def give_back(address: int, size: int) -> None:

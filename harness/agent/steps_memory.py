@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def buffer(context: Context, args: dict[str, Any]) -> Outcome:
     """Take memory from the kernel; values: address."""
-    backing = args.get("backing", "anonymous")
+    asked = args.get("backing", "anonymous")
+    backing = getattr(context.api.api, "BACKINGS", {}).get(asked, asked)
     address = own_memory.take(args["size"], backing, args.get("align", 4096))
     made = Buffer(args["as"], "buffer", address, args["size"], writable=backing != "read_only")
     made.extent = own_memory.extent(args["size"], backing)

@@ -1,0 +1,68 @@
+"""Steps on the kernel's own dma_iova_*: devices that the test module drives, and memory that it can be given.
+
+`kernel_dma` has the functions; here is what a program has beside them where it otherwise has VFIO.
+"""
+
+from __future__ import annotations
+
+from harness.agent.kernel_device import KernelEdu, open_edu
+from harness.agent.kernel_dma import KernelDma
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from harness.agent.kernel_device import KernelDevice
+
+_ALL = (1 << 64) - 1
+
+
+class State:
+    """A struct dma_iova_state of the caller's."""
+
+    __slots__ = ("addr", "size")
+
+    def __init__(self) -> None:
+        self.addr = 0
+        self.size = 0
+
+
+class OnKernel(KernelDma):
+    """The implementation `kernel`.
+
+    Attributes:
+        BACKINGS: Memory that takes the place of another. The kernel's functions take a physical address, so that what is
+            linked by one call must be physically contiguous; of usdm's callers nobody asks that.
+    """
+
+    BACKINGS = {"anonymous": "contiguous"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._edus: dict[str, KernelEdu] = {}
+
+    def open_device(self, name: str, address: str) -> KernelEdu:
+        """Give a device to the test module, and open it.
+
+        Raises:
+            NoTestModule, NotTakenOver, usdm.errors.DeviceError, NotEdu: See `kernel_device.open_edu`.
+        """
+        self._edus[name] = open_edu(address)
+        return self._edus[name]
+
+    def dma_device(self, name: str, mask: int, untrusted: bool) -> KernelDevice:
+        """Return what the functions take for a device that is open, with these limits.
+
+        Raises:
+            usdm.errors.DeviceError: The kernel does not take the mask.
+        """
+        device = self._edus[name].device
+        # What the driver core or the module has set is left alone where nobody asks for anything else.
+        if mask != _ALL:
+            device.set_dma_mask(mask)
+        if untrusted or device.info().untrusted:
+            device.set_untrusted(untrusted)
+        return device
+
+    @staticmethod
+    def dma_state() -> State:
+        """Return an empty state."""
+        return State()
