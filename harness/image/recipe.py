@@ -56,7 +56,8 @@ class Recipe(BaseModel):
         kernel_depends: regular expression for the kernel package's dependencies that are taken too, recursively.
         source: how the kernel is compiled.
         packages: every package whose files may go into the guest; dependencies are not followed.
-        modules: kernel modules to load, in this order; what they depend on is added.
+        modules: kernel modules to load at boot, in this order; what they depend on is added.
+        modules_on_demand: kernel modules that only lie in the image, for ``modprobe``; with what they depend on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +71,7 @@ class Recipe(BaseModel):
     source: Source | None = None
     packages: Annotated[tuple[Name, ...], Field(min_length=1)]
     modules: tuple[str, ...] = ()
+    modules_on_demand: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _one_kernel(self) -> Recipe:
