@@ -73,6 +73,14 @@ class Recipe(BaseModel):
     modules: tuple[str, ...] = ()
     modules_on_demand: tuple[str, ...] = ()
 
+    @property
+    def release(self) -> str:
+        """The kernel's version up to its second number, known before the image is built, e.g. ``6.12``."""
+        if self.kernel[0].isdigit():
+            return self.kernel
+        found = re.search(r"\d+\.\d+", self.source.package.replace("\\", "") if self.source else "")
+        return found[0] if found else "0"
+
     @model_validator(mode="after")
     def _one_kernel(self) -> Recipe:
         given = [name for name in ("kernel_pattern", "kernel_depends", "source") if getattr(self, name) is not None]

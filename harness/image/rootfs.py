@@ -74,9 +74,9 @@ def build_files(
         InfrastructureError: a package lacks a file that an image needs.
         ConfigurationError: the kernel lacks a module of the recipe.
     """
-    release, config, folder = _kernel(packages, out) if kernel is None else _compiled(kernel, recipe, out)
-    modules = load_order(folder, recipe.modules) if folder else []
-    more = load_order(folder, recipe.modules_on_demand) if folder else []
+    release, config, drivers = _kernel(packages, out) if kernel is None else _compiled(kernel, recipe, out)
+    modules = load_order(drivers, recipe.modules) if drivers else []
+    more = load_order(drivers, recipe.modules_on_demand) if drivers else []
     root = out / "root"
     for folder in _FOLDERS:
         (root / folder).mkdir(parents=True, exist_ok=True)

@@ -59,6 +59,7 @@ from harness.scenario.args_function import (
     Unplug,
     Unremap,
 )
+from harness.scenario.args_kernel import KERNEL_KINDS
 from harness.scenario.bare_steps import BARE_KINDS
 from harness.scenario.expect import Deviation, StepExpect
 from harness.scenario.kind_step import KindStep
@@ -137,6 +138,7 @@ KINDS: dict[str, type[Args]] = {
     "unremap": Unremap,
     "mappings": Mappings,
     **DEVICE_KINDS,
+    **KERNEL_KINDS,
     "pass_through": PassThrough,
     "in_vm": InVm,
     "fork": Fork,
@@ -174,6 +176,10 @@ _OBSERVES = {
     "collect": ("status", "counts"),
     "counters": ("counts",),
     "surprise_removal": ("counts",),
+    "kernel_driver": ("counts",),
+    "disk_io": ("equal", "counts"),
+    "trace_end": ("shapes", "counts"),
+    "replay": ("counts",),
 }
 
 
