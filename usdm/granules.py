@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from usdm import errors
+from usdm.iova import IovaSpace
 from usdm.limits import IOVA_SLAB_SIZE, PAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from usdm.iova import IovaSpace
 
 _SHIFT = IOVA_SLAB_SIZE.bit_length() - 1
 _GRANULE = PAGE_SIZE.bit_length() - 1
@@ -110,9 +109,9 @@ class Granules:
                 return start, length
         return None
 
-    def move(self, iovas: IovaSpace) -> None:
-        """Go over to another IOVA space, with new ranges, where nothing is taken yet. What is held stays held."""
-        self._iovas = iovas
+    def move(self, ranges: tuple[tuple[int, int], ...]) -> None:
+        """Have other ranges of usable IOVAs, `(first, last)` with `last` inclusive. What is held stays held."""
+        iovas = self._iovas = IovaSpace(ranges, self._iovas.cursor)
         self._narrowed.clear()
         for start, size in self._spans():
             for unit in range(start >> _SHIFT, (start + size) >> _SHIFT):

@@ -32,6 +32,8 @@ MODULES = {
     "steps_tables": ("mappings",),
     "steps_qat": ("operate", "collect", "reset", "counters"),
     "steps_removal": ("_watch_removal", "_removed"),
+    "steps_kernel": ("kernel_driver", "disk_io", "trace", "trace_end"),
+    "steps_replay": ("replay",),
     "steps_fork": ("fork",),
     "steps_vm": ("pass_through", "in_vm", "_vm_start"),
     "requests": ("_begin", "_end"),

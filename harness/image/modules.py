@@ -79,7 +79,7 @@ def load_order(folder: Path, names: tuple[str, ...]) -> list[tuple[str, bytes]]:
         if key not in files:
             raise ConfigurationError(
                 f"kernel {folder.name} has no module '{name}' (asked for by {asked_by})",
-                hint="take it out of 'modules' of the recipe, or add the package that has it",
+                hint="take it out of 'modules' or 'modules_on_demand' of the recipe, or add the package that has it",
             )
         data = unpacked(files[key])
         for dependency in depends_on(data):

@@ -56,7 +56,8 @@ class Recipe(BaseModel):
         kernel_depends: regular expression for the kernel package's dependencies that are taken too, recursively.
         source: how the kernel is compiled.
         packages: every package whose files may go into the guest; dependencies are not followed.
-        modules: kernel modules to load, in this order; what they depend on is added.
+        modules: kernel modules to load at boot, in this order; what they depend on is added.
+        modules_on_demand: kernel modules that only lie in the image, for ``modprobe``; with what they depend on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +71,15 @@ class Recipe(BaseModel):
     source: Source | None = None
     packages: Annotated[tuple[Name, ...], Field(min_length=1)]
     modules: tuple[str, ...] = ()
+    modules_on_demand: tuple[str, ...] = ()
+
+    @property
+    def release(self) -> str:
+        """The kernel's version up to its second number, known before the image is built, e.g. ``6.12``."""
+        if self.kernel[0].isdigit():
+            return self.kernel
+        found = re.search(r"\d+\.\d+", self.source.package.replace("\\", "") if self.source else "")
+        return found[0] if found else "0"
 
     @model_validator(mode="after")
     def _one_kernel(self) -> Recipe:

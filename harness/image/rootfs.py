@@ -68,13 +68,15 @@ def build_files(
         kernel: the kernel where it is in none of the packages.
 
     Returns:
-        Facts for the manifest: ``kernel_release``, ``options``, ``python``, ``modules``.
+        Facts for the manifest: ``kernel_release``, ``options``, ``python``, ``modules``, ``modules_on_demand``.
 
     Raises:
         InfrastructureError: a package lacks a file that an image needs.
         ConfigurationError: the kernel lacks a module of the recipe.
     """
-    release, config, modules = _kernel(packages, recipe, out) if kernel is None else _compiled(kernel, recipe, out)
+    release, config, drivers = _kernel(packages, out) if kernel is None else _compiled(kernel, recipe, out)
+    modules = load_order(drivers, recipe.modules) if drivers else []
+    more = load_order(drivers, recipe.modules_on_demand) if drivers else []
     root = out / "root"
     for folder in _FOLDERS:
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -86,7 +88,7 @@ def build_files(
     _libraries(packages, root)
     for name, text in _TEXTS.items():
         (root / name).write_text(text, encoding="utf-8")
-    _modules(root, release, modules)
+    _modules(root, release, modules, more)
     # Whether they may be executed is not left to the checkout.
     for source, target in (("init", "init"), ("lspci", "usr/bin/lspci")):
         _copy(images / "guest" / source, root / target)
@@ -95,12 +97,17 @@ def build_files(
     with (out / "initrd.img").open("wb") as file:
         write_tree(root, file)
     shutil.rmtree(root)
-    names = [name for name, _ in modules]
-    return {"kernel_release": release, "options": sorted(switched_on(config)), "python": python, "modules": names}
+    return {
+        "kernel_release": release,
+        "options": sorted(switched_on(config)),
+        "python": python,
+        "modules": [name for name, _ in modules],
+        "modules_on_demand": [name for name, _ in more if name not in dict(modules)],
+    }
 
 
-def _kernel(packages: Path, recipe: Recipe, out: Path) -> tuple[str, str, list[tuple[str, bytes]]]:
-    """Write Debian's kernel; gives its release, its configuration, and the modules to load."""
+def _kernel(packages: Path, out: Path) -> tuple[str, str, Path | None]:
+    """Write Debian's kernel; gives its release, its configuration, and the folder with its modules."""
     modules = _only(packages / "usr/lib/modules", "*", "kernel")
     release = modules.name
     # The kernels' packages of 6.19 and later have both beside the modules.
@@ -113,18 +120,20 @@ def _kernel(packages: Path, recipe: Recipe, out: Path) -> tuple[str, str, list[t
             hint="'kernel_depends' of the image's recipe leaves out the package that has it",
         )
     (out / "vmlinux").write_bytes(extract_vmlinux(image.read_bytes()))
-    return release, config.read_text(encoding="utf-8"), load_order(modules, recipe.modules)
+    return release, config.read_text(encoding="utf-8"), modules
 
 
-def _compiled(kernel: Kernel, recipe: Recipe, out: Path) -> tuple[str, str, list[tuple[str, bytes]]]:
+def _compiled(kernel: Kernel, recipe: Recipe, out: Path) -> tuple[str, str, Path | None]:
     """Write a kernel of the project's own, which has everything built in; otherwise like :func:`_kernel`."""
-    if recipe.modules:
+    asked = (*recipe.modules, *recipe.modules_on_demand)
+    if asked:
         raise ConfigurationError(
-            f"a compiled kernel has no modules, and {recipe.name}.yaml asks for {', '.join(recipe.modules)}",
-            hint="take 'modules' out of the recipe, and have the drivers in a fragment of the kernel's configuration",
+            f"a compiled kernel has no modules, and {recipe.name}.yaml asks for {', '.join(asked)}",
+            hint="take 'modules' and 'modules_on_demand' out of the recipe, and have the drivers in a fragment of the "
+            "kernel's configuration",
         )
     (out / "vmlinux").write_bytes(extract_vmlinux(kernel.file.read_bytes()))
-    return kernel.release, kernel.config, []
+    return kernel.release, kernel.config, None
 
 
 def _only(folder: Path, pattern: str, what: str) -> Path:
@@ -225,18 +234,41 @@ def _libraries(packages: Path, root: Path) -> None:
         wanted += elf.needed(source.read_bytes())
 
 
-def _modules(root: Path, release: str, modules: list[tuple[str, bytes]]) -> None:
+def _modules(root: Path, release: str, modules: list[tuple[str, bytes]], more: list[tuple[str, bytes]]) -> None:
+    """Copy modules, and write which of them are loaded at boot and what each depends on.
+
+    Args:
+        root: the root file system.
+        release: the kernel's.
+        modules: those that are loaded at boot, in this order.
+        more: those that only lie there; some may be among the others too.
+    """
     folder = root / "usr/lib/modules" / release
     folder.mkdir(parents=True)
-    lines = []
-    depends = [(name, depends_on(data)) for name, data in modules]
-    for name, data in modules:
+    every = {**dict(modules), **dict(more)}
+    for name, data in every.items():
         (folder / f"{name}.ko").write_bytes(data)
-        lines.append(f"/lib/modules/{release}/{name}.ko\n")
-    (root / "etc/harness/modules").write_text("".join(lines), encoding="utf-8")
-    # For modprobe and modinfo of a person in "harness shell".
-    listing = "".join(f"{name}.ko: {' '.join(f'{n}.ko' for n in needs)}".rstrip() + "\n" for name, needs in depends)
-    (folder / "modules.dep").write_text(listing, encoding="utf-8")
+    lines = "".join(f"/lib/modules/{release}/{name}.ko\n" for name, _ in modules)
+    (root / "etc/harness/modules").write_text(lines, encoding="utf-8")
+    # For modprobe, which loads what else there is, and for modinfo of a person in "harness shell". It wants all that a
+    # module depends on, also indirectly, the last to be loaded first; what the kernel has built in is not named.
+    depends = {name: [one for one in depends_on(data) if one in every] for name, data in every.items()}
+    listing = [f"{name}.ko: {' '.join(f'{n}.ko' for n in _all_needs(name, depends))}".rstrip() for name in every]
+    (folder / "modules.dep").write_text("".join(f"{line}\n" for line in listing), encoding="utf-8")
+
+
+def _all_needs(name: str, depends: dict[str, list[str]]) -> list[str]:
+    """What must be loaded before a module, the last to be loaded first."""
+    order: list[str] = []
+
+    def add(needed: str) -> None:
+        for one in depends[needed]:
+            if one not in order:
+                add(one)
+                order.append(one)
+
+    add(name)
+    return order[::-1]
 
 
 def _compile(packages: Path, root: Path, version: str) -> None:

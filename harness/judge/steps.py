@@ -28,7 +28,7 @@ _STEP_ERRORS = (
     "UnknownRange",
     *("NotOffered", "NoLibrary", "NotSet", "UnknownStep", "NotReadable", "NotMounted"),
     *("DmaLength", "DmaAddress", "DeviceBusy", "NoSriov", "TooManyVfs", "VfsEnabled", "NotTaken"),
-    *("InterruptLost", "NothingHanded", "NotQat", "NoQueueMemory"),
+    *("InterruptLost", "NothingHanded", "NotQat", "NoQueueMemory", "DiskError"),
 )
 
 
@@ -134,7 +134,7 @@ def _aspects(step: Step, seen: StepEvidence, oracle: Oracle | None) -> Iterator[
 def _observations(step: Step, expect: StepExpect, seen: StepEvidence) -> Iterator[Aspect]:
     if expect.nodes is not None:
         yield _equals("nodes", list(expect.nodes), seen.values.get("nodes"))
-    if step.kind in ("check", "compare"):
+    if step.kind in ("check", "compare") or (step.kind == "disk_io" and step.args_json()["op"] != "write"):
         yield _equal(expect.equal is not False, seen)
     if step.kind == "translate_back":
         yield _same(expect.same is not False, seen)

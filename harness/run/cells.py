@@ -13,7 +13,7 @@ from harness.machine.spec import DeviceSpec, MachineSpec
 from harness.paths import scenarios_dir
 from harness.results import Implementation, OracleName
 from harness.run.bare import bare_unmet
-from harness.run.kernels import kernel_with
+from harness.run.kernels import kernel_with, lacking
 from harness.run.models import has_edu, unmet_model, unmet_steps, with_model
 from harness.run.options import DmaModel, RunOptions
 from harness.run.oracles import oracle_of, unmet_kernel, unmet_library
@@ -169,7 +169,7 @@ def prepare_cells(options: RunOptions, say: Say) -> tuple[list[Cell], Resources]
 def choose_kernels(
     cells: list[Cell], options: RunOptions, resources: Resources, say: Say
 ) -> tuple[list[Cell], Resources]:
-    """Where the user chose no kernel: cells that need options which the default kernel lacks, put on one with them.
+    """Where the user chose no kernel: cells that need a release or options which the default lacks, put on another.
 
     Args:
         cells: the cells, on the default kernel.
@@ -191,13 +191,13 @@ def choose_kernels(
             chosen.append(cell)
             continue
         needs = cell.scenario.needs
-        lacking = needs.unmet_options(resources.images[cell.kernel].options)
-        kernel = (kernel_with(needs) if lacking else None) or cell.kernel
+        without = lacking(needs, resources.images[cell.kernel])
+        kernel = (kernel_with(needs) if without else None) or cell.kernel
         try:
             resources = with_images(resources, [kernel], options, say)
         except InfrastructureError as error:
             raise InfrastructureError(
-                f"{cell.name} needs a kernel {' and '.join(lacking)}: {error.message}",
+                f"{cell.name} needs a kernel {' and '.join(without)}: {error.message}",
                 hint=f"{error.hint}; with --kernel {cell.kernel} it is skipped" if error.hint else None,
                 context=error.context,
             ) from error
@@ -233,7 +233,7 @@ def unmet(cell: Cell, resources: Resources) -> str | None:
         libusdm=library.version if library else "",
         options=image.options,
     )
-    if cell.scenario.needs.unmet_options(image.options):
+    if lacking(cell.scenario.needs, image):
         kernel = kernel_with(cell.scenario.needs)
         return f"{reason}; --kernel {kernel} is such a kernel" if kernel else reason
     if reason is None and cell.oracle == "kernel":

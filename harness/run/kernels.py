@@ -1,38 +1,55 @@
-"""Which kernel has the options that scenarios need."""
+"""Which kernel has the release and the options that scenarios need."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
-from harness.image.build import known_options
-from harness.image.recipe import load_recipe, recipe_names
+from harness.image.build import Image, known_options
+from harness.image.recipe import Recipe, load_recipe, recipe_names
 from harness.scenario import Needs, Scenario
+from harness.scenario.values import version_tuple
 
 
 def kernel_with(needs: Needs) -> str | None:
-    """The first recipe's kernel with the options that a scenario needs, by what the recipe calls it; None without any.
+    """The kernel that a scenario needs, by what its recipe calls it; None without any.
 
-    A kernel whose image is not here counts only where its options are known all the same.
+    Debian's kernels come first, the lowest release of those that will do, and those that are compiled last: who needs
+    only a release waits for no compiler. A kernel whose image is not here counts where its options are known all the
+    same; where they are not, it is taken for its release, when the scenario asks for one and no other is known to do.
 
     Raises:
         ConfigurationError: a recipe is wrong.
     """
-    for recipe in map(load_recipe, recipe_names()):
+    unknown: list[str] = []
+    for recipe in sorted(map(load_recipe, recipe_names()), key=_order):
+        if needs.unmet_release(recipe.release):
+            continue
         options = known_options(recipe)
-        if options is not None and not needs.unmet_options(options):
+        if options is None and needs.kernel_options:
+            unknown += [recipe.kernel] if needs.kernel else []
+        elif options is None or not needs.unmet_options(options):
             return recipe.kernel
-    return None
+    return unknown[0] if unknown else None
 
 
-def kernels_beside(scenarios: Iterable[Scenario], options: Collection[str]) -> list[str]:
-    """The kernels of those scenarios that need options which a kernel lacks, each once.
+def _order(recipe: Recipe) -> tuple[bool, tuple[int, ...]]:
+    return recipe.source is not None, version_tuple(recipe.release)
+
+
+def lacking(needs: Needs, image: Image) -> list[str]:
+    """What of a scenario's needs an image's kernel does not meet, each as words."""
+    return [*needs.unmet_release(image.kernel_release), *needs.unmet_options(image.options)]
+
+
+def kernels_beside(scenarios: Iterable[Scenario], image: Image) -> list[str]:
+    """The kernels of those scenarios that need what an image's kernel lacks, each once.
 
     Args:
         scenarios: the scenarios.
-        options: that kernel's options, without ``CONFIG_``.
+        image: the image that the others run on.
 
     Raises:
         ConfigurationError: a recipe is wrong.
     """
-    lacking = [scenario.needs for scenario in scenarios if scenario.needs.unmet_options(options)]
-    return list(dict.fromkeys(kernel for needs in lacking if (kernel := kernel_with(needs)) is not None))
+    asking = [scenario.needs for scenario in scenarios if lacking(scenario.needs, image)]
+    return list(dict.fromkeys(kernel for needs in asking if (kernel := kernel_with(needs)) is not None))

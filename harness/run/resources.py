@@ -133,7 +133,7 @@ def fetch_all(options: RunOptions, libraries: tuple[str, ...], say: Say) -> None
     if options.auto_kernel:
         loaded = [load_scenario(file) for file in find_scenarios([scenarios_dir()])]
         scenarios = [one for one in loaded if isinstance(one, Scenario)]
-        for kernel in kernels_beside(scenarios, images[options.kernels[0]].options):
+        for kernel in kernels_beside(scenarios, images[options.kernels[0]]):
             say(f"some scenarios need kernel {kernel}")
             images[kernel] = _image(kernel, getting, say)
     for image in images.values():

@@ -32,13 +32,14 @@ from harness.scenario.range_check import (
     without_container,
 )
 from harness.scenario.steps import KINDS, NESTED, ORACLES, expect_keys
+from harness.scenario.trace_check import TraceCheck
 from harness.scenario.values import is_name
 from harness.scenario.yaml_marks import Document, Path_
 
 _M = TypeVar("_M", bound=Model)
 _ON_CLOSED_DEVICES = (
     *("open", "register", "pass_through", "mappings", "unbind", "unplug"),
-    *("vanish", "surprise_removal"),
+    *("vanish", "surprise_removal", "kernel_driver", "disk_io"),
 )
 # The vIOMMUs whose tables are not read: what they are called, and why.
 _NO_TABLES = {
@@ -83,6 +84,7 @@ class _CrossCheck:
         self._no_iommufd = False
         self._ids: dict[str, tuple[int, str | None]] = {}  # id: line, kind
         self._doings = DeviceCheck(self._add)
+        self._traces = TraceCheck(self._add)
 
     def _add(self, path: Path_, message: str, hint: str | None = None, *, key: bool = False) -> None:
         self._problems.append(Problem(self._file, *self._document.place(path, key=key), message, hint))
@@ -106,6 +108,7 @@ class _CrossCheck:
         if isinstance(steps, tuple):
             self._steps(steps, ("steps",), names)
             self._doings.finish()
+            self._traces.finish()
             if machine is not None and machine.iommu in _NO_TABLES:
                 what, hint = _NO_TABLES[machine.iommu]
                 self._forbid(steps, ("steps",), ("mappings",), f"mappings behind {what}", hint)
@@ -177,6 +180,7 @@ class _CrossCheck:
                 expect = raw.get("expect")
                 fails = isinstance(expect, dict) and expect.get("error") is not None
                 self._doings.step(args, kind, (*path, kind), self._devices, fails=fails)
+                self._traces.step(args, kind, (*path, kind), self._devices)
                 self._bind(args, kind, (*path, kind), names)
 
     def _nested(self, raw: Any, kind: str, path: Path_, names: Names) -> None:

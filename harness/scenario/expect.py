@@ -24,6 +24,12 @@ from harness.scenario.values import (
     satisfies,
 )
 
+SHAPES: Final = (
+    *("several_links", "unaligned_first", "unaligned_last", "large_link", "to_device", "from_device"),
+    *("refused", "streaming"),
+)
+"""What a recording can be asked to have in it."""
+
 
 class StepExpect(Model):
     """What must be seen of one step. Without it: no error, and check, compare and translate_back say equal, same."""
@@ -68,6 +74,14 @@ class StepExpect(Model):
     status: Literal["done", "read_refused", "write_refused", "invalid"] | None = Field(
         default=None,
         description="operate, collect: how the device says that it went, of collect all of them. Default: done.",
+    )
+
+    shapes: tuple[Literal[SHAPES], ...] | None = Field(  # type: ignore[valid-type]
+        default=None,
+        strict=False,
+        description="trace_end: what the recording must have in it: ranges with several_links, an unaligned_first or "
+        "unaligned_last link, a large_link of several pages, directions to_device and from_device; or refused, where "
+        "the API cannot be used at all, and streaming, calls of the streaming API instead. Default: a range.",
     )
 
     def names(self, key: str) -> bool:

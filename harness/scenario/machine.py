@@ -186,6 +186,14 @@ class Needs(Model):
             if (name in options) is not wanted
         ]
 
+    def unmet_release(self, kernel: str) -> list[str]:
+        """The release that is needed, as words, in a list; an empty one when the kernel's will do.
+
+        Args:
+            kernel: a kernel's release, or the beginning of it: ``7.2``, ``6.12.88+deb13-amd64``.
+        """
+        return [f"of release {self.kernel}"] if self.kernel and not satisfies(kernel, self.kernel) else []
+
     def unmet(
         self,
         *,

@@ -61,6 +61,7 @@ from harness.scenario.args_function import (
     Unremap,
 )
 from harness.scenario.args_iova import IOVA_KINDS, IOVA_RETURNS
+from harness.scenario.args_kernel import KERNEL_KINDS
 from harness.scenario.bare_steps import BARE_KINDS
 from harness.scenario.expect import Deviation, KernelDeviation, LibraryDeviation, StepExpect
 from harness.scenario.kind_step import KindStep
@@ -140,6 +141,7 @@ KINDS: dict[str, type[Args]] = {
     **IOVA_KINDS,
     "mappings": Mappings,
     **DEVICE_KINDS,
+    **KERNEL_KINDS,
     "pass_through": PassThrough,
     "in_vm": InVm,
     "fork": Fork,
@@ -183,6 +185,10 @@ _OBSERVES = {
     "collect": ("status", "counts"),
     "counters": ("counts",),
     "surprise_removal": ("counts",),
+    "kernel_driver": ("counts",),
+    "disk_io": ("equal", "counts"),
+    "trace_end": ("shapes", "counts"),
+    "replay": ("counts",),
 }
 
 

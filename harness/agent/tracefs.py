@@ -1,0 +1,125 @@
+"""An instance of the kernel's tracing (tracefs): events defined, recorded and taken away again."""
+
+from __future__ import annotations
+
+import os
+
+from harness.agent.outcome import NotSet
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+TRACEFS = "/sys/kernel/tracing"
+GROUP = "harness"
+"""The group of the events that are defined here."""
+
+_BUFFER_KB = "16384"  # of each CPU: some 100,000 events
+_ON_CLOCK = "mono"
+_CHUNK = 1 << 20
+_LOST = ("overrun", "commit overrun", "dropped events")
+
+
+class Recording:
+    """Events that are being recorded, in an instance of its own: nobody else's tracing is touched.
+
+    Attributes:
+        definitions: What was defined, as `dynamic_events` takes it; each begins with `f:GROUP/NAME `.
+        events: Names of the kernel's own events, e.g. `iommu/map`.
+    """
+
+    def __init__(self, definitions: Sequence[str], events: Sequence[str], tracefs: str = TRACEFS) -> None:
+        """Define the events, and begin to record.
+
+        Raises:
+            NotSet: The kernel has no tracing, or not such events; nothing is left behind.
+        """
+        self.definitions: list[str] = []
+        self.events = [*events]
+        self._tracefs = tracefs
+        self._instance = f"{tracefs}/instances/{GROUP}"
+        if not os.access(f"{tracefs}/dynamic_events", os.F_OK):
+            raise NotSet(f"this kernel has no dynamic events: there is no {tracefs}/dynamic_events")
+        try:
+            self._begin(definitions)
+        except OSError as error:
+            self._take_away()
+            why = f"{error.filename or 'tracing'}: {os.strerror(error.errno or 0)}"
+            raise NotSet(f"the kernel does not record that: {why}") from error
+        except NotSet:
+            self._take_away()
+            raise
+
+    def _begin(self, definitions: Sequence[str]) -> None:
+        os.mkdir(self._instance)  # noqa: PTH102 - pathlib costs the guest time
+        _write(f"{self._instance}/tracing_on", "0")
+        _write(f"{self._instance}/trace_clock", _ON_CLOCK)
+        _write(f"{self._instance}/buffer_size_kb", _BUFFER_KB)
+        _write(f"{self._instance}/trace_options", "noirq-info")
+        for text in definitions:
+            try:
+                _write(f"{self._tracefs}/dynamic_events", text, os.O_APPEND)
+            except OSError as error:
+                raise NotSet(f"the kernel refuses the event '{text}': {os.strerror(error.errno or 0)}") from error
+            self.definitions.append(text)
+        for event in (GROUP, *self.events):
+            _write(f"{self._instance}/events/{event}/enable", "1")
+        _write(f"{self._instance}/tracing_on", "1")
+
+    def end(self) -> tuple[str, int]:
+        """Stop recording, and take everything away again.
+
+        Returns:
+            The recording as text, a line for each event, and how many events the kernel lost.
+        """
+        try:
+            _write(f"{self._instance}/tracing_on", "0")
+            return _read(f"{self._instance}/trace"), self._lost()
+        finally:
+            self._take_away()
+
+    def _lost(self) -> int:
+        lost = 0
+        for cpu in os.listdir(f"{self._instance}/per_cpu"):  # noqa: PTH208
+            for line in _read(f"{self._instance}/per_cpu/{cpu}/stats").splitlines():
+                name, _, number = line.partition(":")
+                lost += int(number) if name in _LOST else 0
+        return lost
+
+    def _take_away(self) -> None:
+        """Remove the instance and the events; an instance that is gone has switched its events off."""
+        if os.access(self._instance, os.F_OK):
+            for event in (GROUP, *self.events):
+                path = f"{self._instance}/events/{event}/enable"
+                if os.access(path, os.F_OK):
+                    _write(path, "0")
+            os.rmdir(self._instance)  # noqa: PTH106
+        for text in self.definitions:
+            name = text.partition(" ")[0].partition(":")[2]
+            _write(f"{self._tracefs}/dynamic_events", f"-:{name}", os.O_APPEND)
+        self.definitions.clear()
+
+
+def mount(tracefs: str = TRACEFS) -> None:
+    """Mount tracefs where it is not; raises `NotSet`."""
+    if os.access(f"{tracefs}/trace", os.F_OK):
+        return
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"tracefs", tracefs.encode(), b"tracefs", 0, None):
+        raise NotSet(f"tracefs cannot be mounted at {tracefs}: {os.strerror(ctypes.get_errno())}")
+
+
+def _write(path: str, text: str, flags: int = 0) -> None:
+    """Write a whole text by one call: the kernel takes each as a command."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _read(path: str) -> str:
+    with open(path, "rb", buffering=_CHUNK) as file:
+        return file.read().decode(errors="replace")
