@@ -16,6 +16,7 @@ from harness.agent.outcome import StepError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Protocol
 
     from harness.agent.kernel_device import KernelDevice
@@ -119,9 +120,7 @@ class KernelDma:
     def _unlink(
         self, dev: KernelDevice, state: State, offset: int, size: int, direction: int, attrs: int = 0
     ) -> tuple[None, Exception | None]:
-        request = abi.call_request(
-            self._number(dev, state), offset=offset, size=size, direction=direction, attrs=attrs
-        )
+        request = abi.call_request(self._number(dev, state), offset=offset, size=size, direction=direction, attrs=attrs)
         return self._void("dma_iova_unlink", dev, abi.UNLINK, request, state)
 
     def _free(self, dev: KernelDevice, state: State) -> tuple[None, Exception | None]:
@@ -193,8 +192,8 @@ class KernelDma:
         return None, KernelWarned(f"{function}: {'; '.join(warnings)}") if warnings else None
 
     def _warnings(self) -> list[str]:
-        """Return the warnings that have come to the log since it was last read. They are there before a call returns."""
-        found = []
+        """Return the warnings since the log was last read; those of a call are there before it returns."""
+        found: list[str] = []
         while True:
             try:
                 record = os.read(self._log, _RECORD)
@@ -210,16 +209,16 @@ class KernelDma:
                     found.append(match["where"])
 
 
-_FUNCTIONS: dict[str, Any] = {
-    "dma_iova_try_alloc": KernelDma._try_alloc,  # noqa: SLF001
-    "dma_use_iova": KernelDma._use_iova,  # noqa: SLF001
-    "dma_iova_link": KernelDma._link,  # noqa: SLF001
-    "dma_iova_sync": KernelDma._sync,  # noqa: SLF001
-    "dma_iova_unlink": KernelDma._unlink,  # noqa: SLF001
-    "dma_iova_free": KernelDma._free,  # noqa: SLF001
-    "dma_iova_destroy": KernelDma._destroy,  # noqa: SLF001
-    "dma_get_merge_boundary": KernelDma._merge_boundary,  # noqa: SLF001
-    "dma_map_single": KernelDma._map_single,  # noqa: SLF001
-    "dma_unmap_single": KernelDma._unmap_single,  # noqa: SLF001
-    "dma_mapping_error": KernelDma._mapping_error,  # noqa: SLF001
+_FUNCTIONS: dict[str, Callable[..., tuple[Any, Exception | None]]] = {
+    "dma_iova_try_alloc": KernelDma._try_alloc,
+    "dma_use_iova": KernelDma._use_iova,
+    "dma_iova_link": KernelDma._link,
+    "dma_iova_sync": KernelDma._sync,
+    "dma_iova_unlink": KernelDma._unlink,
+    "dma_iova_free": KernelDma._free,
+    "dma_iova_destroy": KernelDma._destroy,
+    "dma_get_merge_boundary": KernelDma._merge_boundary,
+    "dma_map_single": KernelDma._map_single,
+    "dma_unmap_single": KernelDma._unmap_single,
+    "dma_mapping_error": KernelDma._mapping_error,
 }
