@@ -73,7 +73,8 @@ _REFUSALS: dict[int, type[TestModuleRefused]] = {
 
 
 def _ioctl(fd: int, request: int, argument: bytearray) -> int:
-    return fcntl.ioctl(fd, request, argument)
+    # An int: the buffer is written to.
+    return int(fcntl.ioctl(fd, request, argument))
 
 
 def bind(address: str, sysfs: str = pci.SYSFS_PCI) -> None:
@@ -212,7 +213,7 @@ class KernelDevice:
         return abi.Info(argument)
 
     def set_dma_mask(self, mask: int) -> None:
-        """Set the highest address that the device can give; raises `DeviceError` (EIO: the kernel has no use for it)."""
+        """Set the highest address that the device can give; raises `DeviceError` (EIO: refused)."""
         self._ask(abi.SET_MASK, abi.mask_request(mask))
 
     def set_untrusted(self, untrusted: bool) -> None:

@@ -16,6 +16,7 @@ from harness.agent.outcome import StepError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Protocol
 
     from harness.agent.kernel_device import KernelDevice
@@ -191,8 +192,8 @@ class KernelDma:
         return None, KernelWarned(f"{function}: {'; '.join(warnings)}") if warnings else None
 
     def _warnings(self) -> list[str]:
-        """Return the warnings that have come to the log since it was last read. They are there before a call returns."""
-        found = []
+        """Return the warnings since the log was last read; those of a call are there before it returns."""
+        found: list[str] = []
         while True:
             try:
                 record = os.read(self._log, _RECORD)
@@ -208,7 +209,7 @@ class KernelDma:
                     found.append(match["where"])
 
 
-_FUNCTIONS: dict[str, Any] = {
+_FUNCTIONS: dict[str, Callable[..., tuple[Any, Exception | None]]] = {
     "dma_iova_try_alloc": KernelDma._try_alloc,
     "dma_use_iova": KernelDma._use_iova,
     "dma_iova_link": KernelDma._link,

@@ -330,6 +330,7 @@ def shell(
         "harness fetch --qemu 7.2 --qemu 11.1 --kernel 6.12 --kernel 7.2",
         "harness fetch --kernel lab",
         "harness fetch --libusdm 26.08",
+        "harness fetch --module 7.2",
         "harness fetch --mirror http://HOST/debian",
     ),
 )
@@ -340,16 +341,22 @@ def fetch_command(
     libusdm: Annotated[
         list[str] | None, typer.Option("--libusdm", help="C library: 26.08 or 24.02. Repeatable; default none.")
     ] = None,
+    module: Annotated[
+        list[str] | None,
+        typer.Option("--module", help="Test module of the DMA mapping API for kernel 7.2. Repeatable; default none."),
+    ] = None,
     offline: Offline = False,
     mirror: Mirror = None,
 ) -> None:
     """Get what a run needs into the cache.
 
-    QEMU builds and guest images; the C library where --libusdm names it. Without options: for the default run, of which
+    QEMU builds and guest images; the C library where --libusdm names it; the test module, with the compiler that it
+    takes, where --module names its kernel. Without options: for the default run, of which
     some scenarios need the lab kernel. That is compiled, which takes some minutes; --kernel 6.12 leaves it out.
     """
 
     def body() -> int:
+        from harness.run.modules import fetch_modules
         from harness.run.options import RunOptions
         from harness.run.resources import fetch_all
 
@@ -360,7 +367,12 @@ def fetch_command(
             offline=offline,
             mirror=mirror,
         )
-        fetch_all(options, tuple(libusdm or ()), lambda text: print(text, flush=True))
+
+        def say(text: str) -> None:
+            print(text, flush=True)
+
+        fetch_all(options, tuple(libusdm or ()), say)
+        fetch_modules(module or (), options, say)
         return 0
 
     raise typer.Exit(guarded(body))

@@ -117,8 +117,10 @@ def image_prune(
 
     def body() -> int:
         from harness.image.build import prune_images
+        from harness.image.module import prune_modules
 
-        removed = prune_images(keep, _say)
+        # A module goes with the image that it is for.
+        removed = prune_images(keep, _say) + prune_modules(keep, _say)
         _say(f"{len(removed)} removed")
         return 0
 

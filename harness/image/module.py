@@ -103,7 +103,9 @@ def fetch_module(image: Image, *, mirror: str | None = None, offline: bool = Fal
     recipe, release, version = _recipe(image), image.kernel_release, _version(image)
     source = load_recipe(_COMPILER_OF).source
     if source is None:
-        raise ConfigurationError(f"the recipe '{_COMPILER_OF}' has no compiler", hint="it needs a 'source' with 'tools'")
+        raise ConfigurationError(
+            f"the recipe '{_COMPILER_OF}' has no compiler", hint="it needs a 'source' with 'tools'"
+        )
     with apt.private_apt((source.tools_suite,), mirror, say) as packages:
         toolchain = get_toolchain(packages, packages.exactly(list(source.tools)), say)
     with apt.private_apt(recipe.suites, mirror, say) as packages:

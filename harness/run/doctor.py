@@ -14,7 +14,8 @@ from harness.image.apt import KEYRING
 from harness.image.build import find_image
 from harness.image.library import find_library, library_names
 from harness.image.mirror import host_mirror
-from harness.image.recipe import load_recipe, recipe_names
+from harness.image.module import find_module, module_kernels
+from harness.image.recipe import load_recipe, recipe_for_kernel, recipe_names
 from harness.machine.accel import decide
 from harness.machine.builds import BUILDS, DEFAULT, list_builds
 from harness.machine.template import list_templates
@@ -61,6 +62,7 @@ def examine() -> list[Finding]:
     findings += _builds()
     findings += [_image(name) for name in recipe_names()]
     findings += [_library(name) for name in library_names()]
+    findings += [_module(kernel) for kernel in module_kernels()]
     findings.append(templates_finding())
     return findings
 
@@ -164,6 +166,15 @@ def _library(name: str) -> Finding:
     except HarnessError:
         # Only --implementation libusdm and both want it.
         return Finding(title, "ok", f"not in the cache; 'harness fetch --libusdm {name}' gets it")
+
+
+def _module(kernel: str) -> Finding:
+    title = f"test module (--kernel {kernel})"
+    try:
+        return Finding(title, "ok", f"for {find_module(find_image(recipe_for_kernel(kernel).name)).release}")
+    except HarnessError:
+        # Only --implementation kernel and both want it.
+        return Finding(title, "ok", f"not in the cache; 'harness fetch --module {kernel}' builds it")
 
 
 def templates_finding() -> Finding:

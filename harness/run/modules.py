@@ -1,0 +1,39 @@
+"""The test module as runs need it: for which kernels, and how it is got."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from harness.errors import ConfigurationError
+from harness.image.build import build_image
+from harness.image.cache import Say
+from harness.image.module import fetch_module, module_kernels, unsupported
+from harness.image.recipe import recipe_for_kernel
+from harness.run.options import RunOptions
+
+
+def fetch_modules(kernels: Iterable[str], options: RunOptions, say: Say) -> None:
+    """Build the test module for some kernels, and the images that it is for.
+
+    Args:
+        kernels: as ``--kernel`` names them.
+        options: where from.
+        say: told what goes on.
+
+    Raises:
+        ConfigurationError: there is no such kernel, or no module for it.
+        InfrastructureError: a download, the disk, or the compiler failed.
+    """
+    recipes = [recipe_for_kernel(kernel) for kernel in dict.fromkeys(kernels)]
+    # What the user wrote is checked before anything is fetched.
+    for recipe in recipes:
+        reason = unsupported(recipe)
+        if reason is not None:
+            raise ConfigurationError(
+                f"there is no test module for {recipe.kernel}: {reason}",
+                hint=f"--module takes: {', '.join(module_kernels())}",
+            )
+    for recipe in recipes:
+        image = build_image(recipe.name, mirror=options.mirror, offline=options.offline, say=say)
+        module = fetch_module(image, mirror=options.mirror, offline=options.offline, say=say)
+        say(f"test module: for kernel {module.release}")
