@@ -26,14 +26,7 @@ class State:
 
 
 class OnKernel(KernelDma):
-    """The implementation `kernel`.
-
-    Attributes:
-        BACKINGS: Memory that takes the place of another. The kernel's functions take a physical address, so that what is
-            linked by one call must be physically contiguous; of usdm's callers nobody asks that.
-    """
-
-    BACKINGS = {"anonymous": "contiguous"}
+    """The implementation `kernel`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,3 +59,12 @@ class OnKernel(KernelDma):
     def dma_state() -> State:
         """Return an empty state."""
         return State()
+
+    @staticmethod
+    def backing(asked: str) -> str:
+        """Return the memory that a program takes in place of what it would take otherwise.
+
+        The kernel's functions take a physical address, so what one call links must be physically contiguous. Of callers
+        of usdm nobody asks that.
+        """
+        return "contiguous" if asked == "anonymous" else asked

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def buffer(context: Context, args: dict[str, Any]) -> Outcome:
     """Take memory from the kernel; values: address."""
     asked = args.get("backing", "anonymous")
-    backing = getattr(context.api.api, "BACKINGS", {}).get(asked, asked)
+    own = getattr(context.api.api, "backing", None)
+    backing = own(asked) if own else asked
     address = own_memory.take(args["size"], backing, args.get("align", 4096))
     made = Buffer(args["as"], "buffer", address, args["size"], writable=backing != "read_only")
     made.extent = own_memory.extent(args["size"], backing)

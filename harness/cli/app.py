@@ -94,6 +94,7 @@ def _chosen(paths: list[Path] | None, text: str | None) -> list[Scenario | BareS
         "harness run --qemu 7.2 --qemu 11.1 --kernel 6.12 --kernel 7.2",
         "harness run --model edu --model qat scenarios/dma",
         "harness run --implementation both -k libusdm --fetch",
+        "harness run --implementation both -k iova --fetch",
         "harness run --junit out.xml --json > run.json",
         "HARNESS_QEMU='7.2 11.1' harness run",
     )

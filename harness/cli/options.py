@@ -24,6 +24,7 @@ class Implementations(StrEnum):
 
     USDM = "usdm"
     LIBUSDM = "libusdm"
+    KERNEL = "kernel"
     BOTH = "both"
 
 
@@ -82,7 +83,8 @@ Implementation = Annotated[
     typer.Option(
         "--implementation",
         envvar="HARNESS_IMPLEMENTATION",
-        help="What the steps run on: usdm, Intel's C library, or each in a guest of its own, every result compared.",
+        help="What the steps run on: usdm; Intel's C library; the kernel's own dma_iova functions; or both, usdm and "
+        "the one of these two that the scenario can be compared with, in a guest each, every result compared.",
     ),
 ]
 Libusdm = Annotated[str, typer.Option("--libusdm", envvar="HARNESS_LIBUSDM", help="Which C library: 26.08 or 24.02.")]

@@ -14,6 +14,8 @@ from harness.deadline import Deadline
 from harness.errors import HarnessError
 from harness.guest.freeze import get_template
 from harness.guest.guest import Guest, running_guest
+from harness.guest.module import load_module
+from harness.image.module import Module
 from harness.judge import judge, judge_both
 from harness.machine.emulator import tail
 from harness.results import CellResult, Evidence, Oracle, Outcome, StepError, StepEvidence, Versions
@@ -140,7 +142,8 @@ def _run_guest(
             plan = replace(plan, template=template)
         with running_guest(plan, options.boot_timeout, stage) as guest:
             side.stages = guest.stages
-            _run_steps(guest, scenario, options, stage, side)
+            module = resources.modules.get(cell.kernel) if side.implementation == "kernel" else None
+            _run_steps(guest, scenario, options, stage, side, module)
     except HarnessError as caught:
         side.error = caught
         _keep_stderr(side.folder, caught.context.get("worker", ""))
@@ -180,12 +183,19 @@ def _stages(sides: list[_Collected]) -> dict[str, float]:
 
 
 def _run_steps(
-    guest: Guest, scenario: Scenario, options: RunOptions, stage: Callable[[str], None], collected: _Collected
+    guest: Guest,
+    scenario: Scenario,
+    options: RunOptions,
+    stage: Callable[[str], None],
+    collected: _Collected,
+    module: Module | None,
 ) -> None:
     setup = Deadline.after(SETUP_SECONDS)
     stage("worker")
     worker = guest.start_worker(setup)
     collected.guest_python = worker.python
+    if module is not None:
+        load_module(guest, module, setup)
     began = time.monotonic()
     guest.find_devices(setup, collected.implementation)
     collected.stages["devices"] = time.monotonic() - began

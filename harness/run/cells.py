@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.errors import ConfigurationError, InfrastructureError
+from harness.image.module import module_kernels
 from harness.machine.slots import MAX_PORTS
 from harness.machine.spec import DeviceSpec, MachineSpec
 from harness.paths import scenarios_dir
@@ -17,7 +18,7 @@ from harness.run.kernels import kernel_with, lacking
 from harness.run.models import has_edu, unmet_model, unmet_steps, with_model
 from harness.run.options import DmaModel, RunOptions
 from harness.run.oracles import oracle_of, unmet_kernel, unmet_library
-from harness.run.resources import Resources, Say, prepare, with_images
+from harness.run.resources import Resources, Say, prepare, with_images, with_modules
 from harness.scenario import BareScenario, Problem, Scenario, ScenarioError, find_scenarios, load_scenario
 
 
@@ -163,13 +164,16 @@ def prepare_cells(options: RunOptions, say: Say) -> tuple[list[Cell], Resources]
     cells = expand(options)
     guests = any(isinstance(cell.scenario, Scenario) for cell in cells)
     library = any(cell.oracle == "libusdm" for cell in cells)
-    return choose_kernels(cells, options, prepare(options, say, guests=guests, library=library), say)
+    cells, resources = choose_kernels(cells, options, prepare(options, say, guests=guests, library=library), say)
+    return cells, with_modules(resources, [cell.kernel for cell in cells if _calls_kernel(cell)], options, say)
 
 
 def choose_kernels(
     cells: list[Cell], options: RunOptions, resources: Resources, say: Say
 ) -> tuple[list[Cell], Resources]:
-    """Where the user chose no kernel: cells that need a release or options which the default lacks, put on another.
+    """Where the user chose no kernel: cells that need what the default lacks, put on another.
+
+    That is a release, options, or, of a cell whose steps run on the kernel's own functions, the test module.
 
     Args:
         cells: the cells, on the default kernel.
@@ -193,6 +197,8 @@ def choose_kernels(
         needs = cell.scenario.needs
         without = lacking(needs, resources.images[cell.kernel])
         kernel = (kernel_with(needs) if without else None) or cell.kernel
+        if _calls_kernel(cell) and cell.kernel not in module_kernels():
+            kernel, without = module_kernels()[0], ["with a test module"]
         try:
             resources = with_images(resources, [kernel], options, say)
         except InfrastructureError as error:
@@ -203,6 +209,11 @@ def choose_kernels(
             ) from error
         chosen.append(replace(cell, kernel=kernel))
     return chosen, resources
+
+
+def _calls_kernel(cell: Cell) -> bool:
+    """Whether the cell's steps can run on the kernel's own functions, and are to."""
+    return cell.oracle == "kernel" and isinstance(cell.scenario, Scenario) and unmet_kernel(cell.scenario) is None
 
 
 def unmet(cell: Cell, resources: Resources) -> str | None:
@@ -237,7 +248,7 @@ def unmet(cell: Cell, resources: Resources) -> str | None:
         kernel = kernel_with(cell.scenario.needs)
         return f"{reason}; --kernel {kernel} is such a kernel" if kernel else reason
     if reason is None and cell.oracle == "kernel":
-        return unmet_kernel(cell.scenario)
+        return unmet_kernel(cell.scenario) or resources.no_module.get(cell.kernel)
     return reason or (unmet_library(cell.scenario, library.version) if library else None)
 
 

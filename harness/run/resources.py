@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from harness.errors import InfrastructureError
 from harness.guest.guest import GuestPlan
 from harness.guest.payload import Payload, build_payload, usdm_package
 from harness.image.build import Image, build_image, find_image
 from harness.image.library import Library, fetch_library, find_library
+from harness.image.module import Module, fetch_module, find_module, module_kernels, unsupported
 from harness.image.recipe import recipe_for_kernel
 from harness.machine.accel import Decision, decide
 from harness.machine.argv import Boot
@@ -43,12 +45,16 @@ class Resources:
         images: by kernel version.
         payload: what is sent into every guest.
         library: the C library in the payload, None without.
+        modules: the test module, by kernel version, where steps run on the kernel's own functions.
+        no_module: why there is none, by kernel version, where some would.
     """
 
     emulations: dict[str, Emulation]
     images: dict[str, Image]
     payload: Payload
     library: Library | None = None
+    modules: dict[str, Module] = field(default_factory=dict)
+    no_module: dict[str, str] = field(default_factory=dict)
 
     def plan(self, spec: MachineSpec, qemu: str, kernel: str, folder: Path) -> GuestPlan:
         """Everything that a guest is started from.
@@ -112,6 +118,28 @@ def with_images(resources: Resources, kernels: Iterable[str], options: RunOption
     return replace(resources, images={**resources.images, **more})
 
 
+def with_modules(resources: Resources, kernels: Iterable[str], options: RunOptions, say: Say) -> Resources:
+    """The same resources with the test module for some kernels, whose images they have; or with why there is none.
+
+    Not an error: a machine without a compiler skips what needs the module, and says so.
+
+    Raises:
+        ConfigurationError: a recipe is wrong.
+    """
+    modules, reasons = dict(resources.modules), dict(resources.no_module)
+    for kernel in dict.fromkeys(kernels):
+        reason = unsupported(recipe_for_kernel(kernel))
+        if reason is not None:
+            reasons[kernel] = f"there is no test module: {reason}; --kernel {module_kernels()[0]} has one"
+            continue
+        try:
+            modules[kernel] = _module(resources.images[kernel], options, say)
+        except InfrastructureError as error:
+            # A compiler says more than fits a reason; the rest is in the log that the message names.
+            reasons[kernel] = "; ".join(filter(None, (" ".join(error.message.split()), error.hint)))
+    return replace(resources, modules=modules, no_module=reasons)
+
+
 def fetch_all(options: RunOptions, libraries: tuple[str, ...], say: Say) -> None:
     """Build the images and fetch the QEMU builds that the options name, and C libraries.
 
@@ -147,6 +175,12 @@ def _library(options: RunOptions, say: Say) -> Library:
     if options.fetch:
         return fetch_library(options.libusdm, mirror=options.mirror, offline=options.offline, say=say)
     return find_library(options.libusdm)
+
+
+def _module(image: Image, options: RunOptions, say: Say) -> Module:
+    if options.fetch:
+        return fetch_module(image, mirror=options.mirror, offline=options.offline, say=say)
+    return find_module(image)
 
 
 def _build(name: str, options: RunOptions, say: Say) -> QemuBuild:
