@@ -14,8 +14,8 @@ PIECE = 2 * 1024 * 1024
 _MAP_FIXED = 0x10
 _MAP_NORESERVE = 0x4000
 _MAP_HUGE_2MB = 0x40000 | 21 << 26
-_MADV_HUGEPAGE = 14
 _MADV_POPULATE_WRITE = 23
+_MADV_COLLAPSE = 25
 _PROT_NONE = 0
 _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 
@@ -49,7 +49,7 @@ def take(size: int, backing: str, align: int = 4096) -> int:
         size: Bytes.
         backing: `anonymous`; `read_only`, which the program cannot write to either; `repeated`, the same 2 MiB again
             and again, so that a buffer can be larger than the guest's memory; `huge`, hugepages of 2 MiB; `contiguous`,
-            ordinary memory for which the kernel is asked for pages that follow each other within 2 MiB.
+            ordinary memory whose pages follow each other within 2 MiB (Linux 6.1).
         align: What the address is a multiple of, from the page size on.
 
     Raises:
@@ -69,8 +69,8 @@ def take(size: int, backing: str, align: int = 4096) -> int:
             protection = mmap.PROT_READ if backing == "read_only" else _READ_WRITE
             _map(size, protection, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED, address=address)
         if backing == "contiguous":
-            _madvise(address, size, _MADV_HUGEPAGE)
             _madvise(address, size, _MADV_POPULATE_WRITE)
+            _madvise(address, size, _MADV_COLLAPSE)
     except NoMemory:
         give_back(reserved, size + align)
         raise
