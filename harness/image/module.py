@@ -161,7 +161,7 @@ def _headers(packages: apt.Apt, image: Image, version: str) -> list[apt.Package]
         return packages.exactly([*names, *HOST_LIBRARIES])
     except InfrastructureError as error:
         raise InfrastructureError(
-            f"the archive has no headers of kernel {image.kernel_release} {version} for the test module: {error.message}",
+            f"there are no headers of kernel {image.kernel_release} {version} for its test module: {error.message}",
             hint=f"'harness image build {image.name} --refresh' makes an image with the kernel that it has now",
             context=error.context,
         ) from error
@@ -196,7 +196,7 @@ def _sources() -> list[Path]:
 def _recipe_key(image: Image) -> str:
     """Hash over the source, the kernel that it is for, and the code that builds."""
     digest = hashlib.sha256(f"{image.kernel_release} {_version(image)}".encode())
-    code = [Path(__file__).with_name(name) for name in ("module.py", "module_make.py", "toolchain.py")]
+    code = [Path(__file__).with_name(name) for name in ("module_make.py", "toolchain.py")]
     for path in (*_sources(), *code):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -98,7 +98,7 @@ def _adapt(ours: Path, release: str) -> None:
             path.write_text(re.sub(line.format("|".join(options)), "", text, flags=re.MULTILINE), encoding="utf-8")
     except FileNotFoundError as error:
         raise InfrastructureError(
-            f"the headers of kernel {release} have no {Path(str(error.filename)).name}, so nothing can be built on them",
+            f"the headers of kernel {release} have no {Path(str(error.filename)).name}, so no module can be built",
             hint="Debian packs them in another way now: change harness/image/module_make.py",
         ) from error
 
@@ -129,6 +129,6 @@ def _failure(lines: list[str], status: int, release: str, log: Path) -> Infrastr
     text = "\n".join(lines[first : first + _TAIL]) or "it said nothing"
     return InfrastructureError(
         f"the test module for kernel {release} cannot be built (make: exit status {status}):\n{text}\nall of it: {log}",
-        hint="scenarios run on the kernel's own functions only where it can; without it, run with --implementation usdm",
+        hint="only --implementation kernel and both need it",
         context={"build": text, "log": str(log)},
     )
