@@ -62,7 +62,7 @@ class Recording:
             except OSError as error:
                 raise NotSet(f"the kernel refuses the event '{text}': {os.strerror(error.errno or 0)}") from error
             self.definitions.append(text)
-        for event in (GROUP, *self.events):
+        for event in self._switched():
             _write(f"{self._instance}/events/{event}/enable", "1")
         _write(f"{self._instance}/tracing_on", "1")
 
@@ -78,6 +78,14 @@ class Recording:
         finally:
             self._take_away()
 
+    def mark(self, text: str) -> None:
+        """Write a line of one's own into the recording, `tracing_mark_write: TEXT`."""
+        _write(f"{self._instance}/trace_marker", f"{text}\n")
+
+    def _switched(self) -> list[str]:
+        """What is switched on and off: the group of the events that were defined, and the kernel's own events."""
+        return [GROUP, *self.events] if self.definitions else self.events
+
     def _lost(self) -> int:
         lost = 0
         for cpu in os.listdir(f"{self._instance}/per_cpu"):  # noqa: PTH208
@@ -89,7 +97,7 @@ class Recording:
     def _take_away(self) -> None:
         """Remove the instance and the events; an instance that is gone has switched its events off."""
         if os.access(self._instance, os.F_OK):
-            for event in (GROUP, *self.events):
+            for event in self._switched():
                 path = f"{self._instance}/events/{event}/enable"
                 if os.access(path, os.F_OK):
                     _write(path, "0")

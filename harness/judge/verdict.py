@@ -10,6 +10,7 @@ from harness.judge.device_faults import check_device_faults
 from harness.judge.device_mappings import check_mappings
 from harness.judge.device_presence import check_presence
 from harness.judge.dma_iova import check_recordings
+from harness.judge.dma_iova_replay import check_replays
 from harness.judge.faults import check_faults, other_faults
 from harness.judge.implementations import compare_implementations, oracle_name
 from harness.judge.steps import check_steps
@@ -37,7 +38,7 @@ def judge(scenario: Scenario, evidence: Evidence) -> Verdict:
     known = other_faults(scenario, evidence)
     mappings = check_mappings(scenario.steps, evidence, known.id if known else "")
     checks += check_presence(evidence)
-    checks += check_recordings(scenario.steps, evidence)
+    checks += [*check_recordings(scenario.steps, evidence), *check_replays(evidence)]
     for devices, more in (mappings, check_device_faults(evidence)):
         checks += devices
         notes = (*notes, *more)
