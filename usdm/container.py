@@ -9,13 +9,14 @@ import os
 from usdm import errors, vfio_uapi
 from usdm.kernel import Kernel
 from usdm.limits import DEFAULT_IOVA_RANGES, PAGE_SIZE
-from usdm.vfio_uapi import IOMMU_MAP_DMA, IOMMU_UNMAP_DMA, RANGE_AT
+from usdm.vfio_uapi import FLAGS_AT, IOMMU_MAP_DMA, IOMMU_UNMAP_DMA, RANGE_AT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from usdm.kernel import Ioctl
 
 _pack_map = vfio_uapi.MAP_RANGE.pack_into
+_pack_piece = vfio_uapi.MAP_PIECE.pack_into
 _pack_unmap = vfio_uapi.UNMAP_RANGE.pack_into
 _READ_WRITE = vfio_uapi.MAP_FLAG_READ | vfio_uapi.MAP_FLAG_WRITE
 
@@ -92,6 +93,7 @@ class AttachedContainer:
         self._ioctl = self._kernel.ioctl
         # One request of each kind, written anew for each call; the caller's lock is held.
         self._map = vfio_uapi.map_dma(0, 0, 0, _READ_WRITE)
+        self._map_piece = vfio_uapi.map_dma(0, 0, 0, 0)
         self._unmap = vfio_uapi.unmap_dma(0, 0)
         self._words = memoryview(self._unmap).cast("Q")
         if fd < 0:
@@ -156,9 +158,21 @@ class AttachedContainer:
         try:
             self._ioctl(self._own, IOMMU_MAP_DMA, request)
         except OSError as error:
-            if error.errno == errno.EFAULT and not self._kernel.is_accessible(vaddr, size):
-                raise errors.AddressNotAccessible("virt", vaddr, f"size {size:#x}") from error
-            raise errors.map_failed("virt", vaddr, error.errno or 0, f"size {size:#x} at IOVA {iova:#x}") from error
+            raise self._refused(error, vaddr, iova, size) from error
+
+    def map_piece(self, access: int, virt: int, iova: int, size: int) -> None:
+        """Map for reads (1), writes (2) or both (3) of the device; raises as `map`."""
+        request = self._map_piece
+        _pack_piece(request, FLAGS_AT, access, virt, iova, size)
+        try:
+            self._ioctl(self._own, IOMMU_MAP_DMA, request)
+        except OSError as error:
+            raise self._refused(error, virt, iova, size) from error
+
+    def _refused(self, error: OSError, vaddr: int, iova: int, size: int) -> errors.UsdmError:
+        if error.errno == errno.EFAULT and not self._kernel.is_accessible(vaddr, size):
+            return errors.AddressNotAccessible("virt", vaddr, f"size {size:#x}")
+        return errors.map_failed("virt", vaddr, error.errno or 0, f"size {size:#x} at IOVA {iova:#x}")
 
     def unmap(self, iova: int, size: int) -> int:
         """Unmap and return the number of bytes that the kernel unmapped; raises `UnmapFailed`."""

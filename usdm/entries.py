@@ -145,6 +145,11 @@ class Entries:
             other = self._entries[self._iovas[index]]
             if iova < other.iova + other.size:
                 raise errors.IovaTaken("iova", iova, f"the entry at {other.iova:#x}, size {other.size:#x}, is there")
+        if self._space.dma is not None:
+            held = self._space.dma.granules.holder(iova, size)
+            if held is not None:
+                detail = f"USDM has given out {held[0]:#x}, size {held[1]:#x}, to ranges of dma_iova"
+                raise errors.IovaTaken("iova", iova, detail)
         regions = self._space.regions
         for unit in _units(iova, size):
             owner = regions.iovas.get(unit)

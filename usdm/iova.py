@@ -151,6 +151,28 @@ class IovaSpace:
             return start << _SHIFT
         return self._allocate_elsewhere(size, slabs(size), slabs(alignment)) << _SHIFT
 
+    def allocate_below(self, size: int, last: int) -> int:
+        """Take whole units as `allocate` does, none of them beyond the IOVA `last`.
+
+        Where the cursor is beyond it already, the lowest gap is taken, and the cursor stays.
+
+        Raises:
+            NoIovaSpace: No gap there is large enough.
+        """
+        length = slabs(size)
+        if (self.next_unit + length << _SHIFT) - 1 <= last:
+            iova = self.allocate(size)
+            if iova + (length << _SHIFT) - 1 <= last:
+                return iova
+            self.release(iova, size)
+        self._following.clear()
+        self._settle()
+        found = self._search(length, 1, 0)
+        if found is None or (found[1] + length << _SHIFT) - 1 > last:
+            raise errors.NoIovaSpace("size", size, f"none below {last:#x}")
+        self.reserve(found[1] << _SHIFT, size)
+        return found[1] << _SHIFT
+
     def reserve(self, iova: int, size: int) -> bool:
         """Take the units of `size` bytes at `iova`; tell whether they were free (otherwise nothing is taken)."""
         self._following.clear()

@@ -40,6 +40,7 @@ def statistics(space: AddressSpace, heap: Heap, chosen: Settings) -> dict[str, i
         counts["bytes_held"] += held
     pages, container = heap.pages, space.container
     mapped = container is not None and not container.no_iommu
+    ranged = 0 if space.dma is None else space.dma.mappings
     return {
         "mode": ("2M" if pages.quota else "4K") + (" thread" if chosen.thread_specific else ""),
         "hugepages_ignored": chosen.ignored,
@@ -52,7 +53,7 @@ def statistics(space: AddressSpace, heap: Heap, chosen: Settings) -> dict[str, i
         "iommu": "" if container is None else "yes" if mapped else "no",
         "remapped": len(space.entries),
         "bytes_remapped": sum(entry.size for entry in space.entries.all()),
-        "container_mappings": len(space.regions) + space.entries.mappings if mapped else 0,
+        "container_mappings": len(space.regions) + space.entries.mappings + ranged if mapped else 0,
         "container_mappings_left": container.mappings_left() if container is not None and mapped else -1,
         "iova_free": space.iovas.free,
         "iova_largest_gap": space.iovas.largest,

@@ -16,6 +16,7 @@ from usdm.regions import USER, RegionTable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from usdm.container import AttachedContainer
+    from usdm.dma_domain import Domain
     from usdm.regions import Region
 
 
@@ -30,6 +31,7 @@ class AddressSpace:
         entries: The entries of `icp_sal_iommu`.
         frames: Looks up physical addresses.
         container: The container that maps them, or None.
+        dma: The ranges of `usdm.dma_iova` in the container; None before the first one.
         maps_users: Memory of the program can be mapped: there is a container with an IOMMU, and it is allowed.
         maps: How many mappings of the program's memory were made.
     """
@@ -39,6 +41,7 @@ class AddressSpace:
         self.frames = Frames(kernel or Kernel())
         self.entries = Entries(self, self.frames)
         self.container: AttachedContainer | None = None
+        self.dma: Domain | None = None
         self.maps_users = False
         self.maps = 0
         self._virts, self._units = self.regions.virts, self.regions.iovas
@@ -117,7 +120,11 @@ class AddressSpace:
         if container.no_iommu:
             container.close()
             return
-        failures = self.entries.end(container)
+        failures: list[errors.UnmapFailed] = []
+        if self.dma is not None:
+            failures += self.dma.end(errors.NotRegistered("fd", container.fd, "the last registration has ended"))
+            self.dma = None
+        failures += self.entries.end(container)
         for region in self.regions:
             try:
                 container.unmap(region.iova, region.size)

@@ -19,6 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from usdm.dma_domain import Domain
     from usdm.kernel import Ioctl
 
 
@@ -95,6 +96,9 @@ class State(PlainMemory):
         """Have a clean state in a forked child, which it may use when its parent never used it."""
         used = self._lock.locked() or self._count or len(self._space.regions.iovas)
         parent, inherited = self._parent or self._pid, self._inherited or self._space.container
+        if self._space.dma is not None:
+            reason = errors.ForkedChild("pid", os.getpid(), f"process {self._pid} owns it")
+            self._space.dma.forked(reason, allocate_lock())
         self._start()
         if used:
             self._parent, self._inherited = parent, inherited
@@ -195,6 +199,29 @@ class State(PlainMemory):
                 self._space.detach()
             finally:
                 self._heap.drop_cache()
+
+    # ---- DMA ranges
+
+    def dma_domain(self) -> Domain:
+        """Return where ranges and streaming mappings of `usdm.dma_device` are, until the last unregistration.
+
+        Raises:
+            NotRegistered: No container is registered.
+            NoIommuMode: The container has no IOMMU.
+            ForkedChild: The state belongs to the parent process.
+        """
+        with self._lock:
+            self._begin()
+            container = self._space.container
+            if container is None:
+                raise errors.NotRegistered("dev", None)
+            if container.no_iommu:
+                raise errors.NoIommuMode("dev", container.fd)
+            if self._space.dma is None:
+                from usdm.dma_domain import Domain
+
+                self._space.dma = Domain(container, self._space.iovas, self._lock)
+            return self._space.dma
 
     # ---- the whole
 

@@ -76,6 +76,9 @@ _SIZE = struct.Struct("=Q")
 MAP_RANGE = struct.Struct("=QQQ")
 UNMAP_RANGE = struct.Struct("=QQ")
 RANGE_AT = 8
+# The same with the flags before it, from FLAGS_AT on.
+MAP_PIECE = struct.Struct("=IQQQ")
+FLAGS_AT = 4
 _INFO = struct.Struct("=IIQII")
 _CAP = struct.Struct("=HHI")
 _STATUS = struct.Struct("=II")
