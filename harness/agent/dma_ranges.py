@@ -148,7 +148,8 @@ class Dma:
     def new_range(self, context: Context, name: str, dev: Any) -> Range:
         """Return the range of a name, made when there is none.
 
-        An implementation that has states of its own gives them by `dma_state()`.
+        An implementation that has states of its own gives them by `dma_state()`; they have `addr`, and `info()` with
+        the counts of the step `iova_info`.
         """
         if name not in self.ranges:
             own = getattr(context.api.api, "dma_state", None)

@@ -135,6 +135,13 @@ def iova_destroy(context: Context, args: dict[str, Any]) -> Outcome:
     return Outcome(error=error)
 
 
+def iova_info(context: Context, args: dict[str, Any]) -> Outcome:
+    """Look at a range; values: counts (links, synced, mappings, reserved, in_use as dma_use_iova says)."""
+    one = context.dma.range(args["range"])
+    used, error = context.api.call("dma_use_iova", one.state)
+    return Outcome(values={"counts": {**one.state.info(), "in_use": int(used)}}, error=error)
+
+
 def stream_map(context: Context, args: dict[str, Any]) -> Outcome:
     """Call dma_map_single; values: iova; inside, the memory's offset in its granule."""
     dev, virt, offset = context.dma.device(context, args["device"]), _virt(context, args), args.get("offset", 0)
@@ -168,6 +175,7 @@ STEPS: dict[str, Step] = {
     "iova_unlink": iova_unlink,
     "iova_free": iova_free,
     "iova_destroy": iova_destroy,
+    "iova_info": iova_info,
     "stream_map": stream_map,
     "stream_unmap": stream_unmap,
 }
