@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from harness.agent.dma_ranges import GRANULE
 from harness.agent.kernel_device import KernelEdu, open_edu
 from harness.agent.kernel_dma import KernelDma
 
@@ -12,17 +13,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from harness.agent.kernel_device import KernelDevice
 
-_ALL = (1 << 64) - 1
-
-
 class State:
-    """A struct dma_iova_state of the caller's."""
+    """A struct dma_iova_state of the caller's: the IOVA of the first byte, and the bytes; both 0 without a range."""
 
     __slots__ = ("addr", "size")
 
     def __init__(self) -> None:
         self.addr = 0
         self.size = 0
+
+    def info(self) -> dict[str, int]:
+        """Return what the kernel keeps of a range: how many bytes of IOVAs it takes. Of its links it keeps no list."""
+        whole = -(-(self.addr % GRANULE + self.size) // GRANULE) * GRANULE
+        return {"reserved": whole if self.size else 0}
 
 
 class OnKernel(KernelDma):
@@ -48,10 +51,10 @@ class OnKernel(KernelDma):
             usdm.errors.DeviceError: The kernel does not take the mask.
         """
         device = self._edus[name].device
-        # What the driver core or the module has set is left alone where nobody asks for anything else.
-        if mask != _ALL:
+        now = device.info()
+        if now.dma_mask != mask:
             device.set_dma_mask(mask)
-        if untrusted or device.info().untrusted:
+        if bool(now.untrusted) != untrusted:
             device.set_untrusted(untrusted)
         return device
 

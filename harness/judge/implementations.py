@@ -12,7 +12,7 @@ from typing import Any
 from harness.fault import evidence_faults, reason_name
 from harness.judge.faults import other_faults
 from harness.judge.mappings import mapping
-from harness.judge.steps import deviation
+from harness.judge.steps import KEPT_BY_THE_KERNEL, deviation
 from harness.judge.words import listed, value
 from harness.results import Check, Evidence, StepEvidence
 from harness.scenario.model import Scenario
@@ -39,7 +39,14 @@ _SAME = {
     "threads": ("counts",),
     "hugepages": ("counts",),
     "nodes": ("nodes", "absent"),
+    "iova_alloc": ("inside",),
+    "iova_link_each": ("done",),
+    "stream_map": ("inside",),
 }
+# What only the one that goes through VFIO has been told.
+_OF_A_CONTAINER = ("iova_ranges",)
+# Of these it counts whether they succeeded: an errno is each implementation's own, and an IOVA is one's own.
+_SIGNS = frozenset({"iova_alloc", "iova_link", "iova_link_each", "iova_sync", "stream_map"})
 _ADDRESSES = ("alloc", "alloc_plain", "map", "map_each")
 _ALL = 1 << 64
 PAGE = 4096
@@ -58,7 +65,7 @@ def compare_implementations(scenario: Scenario, ours: Evidence, theirs: Evidence
     for path, index, step in _walk(scenario.steps, ""):
         known = deviation(step, theirs.oracle)
         if path in left and path in right:
-            differ = _differences(_facets(step, left[path], ours), _facets(step, right[path], theirs))
+            differ = _differences(_facets(step, left[path], ours, other), _facets(step, right[path], theirs, other))
         else:
             differ = [] if path not in left and path not in right else ["only one of the two ran it"]
         yield _check(f"both do step {path} ({step.kind})", differ, known.id if known else None, index, other)
@@ -110,24 +117,45 @@ def _by_path(steps: Sequence[StepEvidence], prefix: str = "") -> dict[str, StepE
     return found
 
 
-def _facets(step: Step, seen: StepEvidence, evidence: Evidence) -> dict[str, object]:
-    """What a program relies on of a step, by name."""
+def _facets(step: Step, seen: StepEvidence, evidence: Evidence, other: str) -> dict[str, object]:
+    """What a program relies on of a step, by name.
+
+    Args:
+        step: the step.
+        seen: what it did.
+        evidence: all that ran with it.
+        other: what usdm is compared with.
+    """
     facets: dict[str, object] = {"failed": seen.error is not None}
     if seen.kind in _ADDRESSES:
         facets["address"] = "none" if not seen.returns else "given"
+    elif seen.kind in _SIGNS:
+        facets["returned"] = _outcome(seen)
     else:
         facets["returned"] = seen.returns
     if seen.error is None:
-        facets |= {name: seen.values.get(name) for name in _SAME.get(seen.kind, ())}
+        same = [name for name in _SAME.get(seen.kind, ()) if other != "kernel" or name not in _OF_A_CONTAINER]
+        facets |= {name: seen.values.get(name) for name in same}
     if seen.kind == "mappings" and seen.error is None:
         found = mapping(seen)
         # That an IOVA happens to be the physical address is no difference.
         facets["mapped"] = None if found is None else found.kind.replace("one_to_one", "whole")
+    if seen.kind == "iova_info" and seen.error is None:
+        facets |= {name: seen.values.get("counts", {}).get(name) for name in KEPT_BY_THE_KERNEL}
     iova = seen.values.get("iova")
     if isinstance(iova, int) and seen.kind in ("alloc", "map"):
         size = getattr(step.args, "size", 1)
         facets["in the container's ranges"] = _inside(iova, size, _ranges(evidence))
     return facets
+
+
+def _outcome(seen: StepEvidence) -> str:
+    """What a return value of two-step or streaming mapping comes to."""
+    if seen.error is not None or seen.returns is None:
+        return "failure"
+    if seen.kind in ("iova_alloc", "stream_map"):
+        return "yes" if seen.returns else "no"
+    return "zero" if seen.returns == 0 else "negative" if seen.returns < 0 else "positive"
 
 
 def _ranges(evidence: Evidence) -> list[list[int]]:
@@ -161,15 +189,16 @@ def _place(address: int | None, steps: Sequence[StepEvidence]) -> str:
         return "address not said"
     for seen in steps:
         for iova, place in _reached(seen):
-            size, buffer = place.get("size"), place.get("buffer")
+            # A range is known by its name too: each run reserves it elsewhere.
+            size, named = place.get("size"), place.get("range") or place.get("buffer")
             if (
                 isinstance(iova, int)
                 and isinstance(size, int)
-                and buffer
+                and named
                 and iova // PAGE * PAGE <= address < iova + size
             ):
                 offset = int(place.get("offset", 0)) + address - iova
-                return f"{buffer}, page at {offset // PAGE * PAGE:#x}"
+                return f"{named}, page at {offset // PAGE * PAGE:#x}"
     return f"{address:#x}"
 
 

@@ -14,7 +14,7 @@ from harness.scenario.values import satisfies
 # opening it, gives it to the test module.
 _BESIDE = frozenset(
     {
-        *("register", "open", "close", "bus_master", "buffer", "release", "fill", "check", "compare"),
+        *("register", "open", "close", "bus_master", "buffer", "release", "fill", "check", "compare", "hugepages"),
         *("dma_read", "dma_write", "mappings"),
     }
 )
