@@ -27,7 +27,7 @@ from harness.run.resources import Resources, prepare
 
 PROGRAM = (Path(__file__).parent / "programs/kernel_answers.py").read_bytes()
 KERNEL = "7.2"
-UNLINK = "drivers/iommu/dma-iommu.c:2098 at __iommu_dma_iova_unlink"
+UNLINK = "__iommu_dma_iova_unlink"
 # Bounce buffers, which a guest of this size would otherwise have none of.
 BOUNCING = ("swiotlb=force",)
 
@@ -130,7 +130,9 @@ def guest(
     plan = stock.plan(
         MachineSpec(devices=(EDU,), kernel_args=request.param), "11.1", KERNEL, tmp_path_factory.mktemp("run")
     )
-    plan = replace(plan, template=get_template(plan, BOOT_SECONDS, print))
+    # The first machine is that of most scenarios on this kernel. Of the second there is one guest: a boot is less work.
+    if not request.param:
+        plan = replace(plan, template=get_template(plan, BOOT_SECONDS, print))
     with running_guest(plan, BOOT_SECONDS, lambda stage: None) as guest:
         guest.start_worker(Deadline.after(30))
         guest.find_devices(Deadline.after(30))

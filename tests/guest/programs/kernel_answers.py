@@ -44,12 +44,12 @@ class Case:
         self.api.close()
 
     def call(self, function, *arguments):
-        """What the step would see: the value that was returned, or the text of the error behind it."""
+        """What was returned, else the refusal's number, the function that warned, or the module's own refusal."""
         try:
             value, error = self.api.call(function, *arguments)
         except StepError as refusal:
             return type(refusal).__name__
-        return value if error is None else str(error).partition(": ")[2]
+        return value if error is None else str(error).partition(": ")[2].rpartition(" at ")[2]
 
     def events(self):
         """IOMMU mappings made and removed since the last time, as bytes."""
