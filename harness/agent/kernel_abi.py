@@ -8,7 +8,7 @@ STATES = 256
 """Number of states that an open file has."""
 
 _CALL = struct.Struct("=IIQQQQqQQ")
-_INFO = struct.Struct("=QQIIII")
+_INFO = struct.Struct("=QQIIIIII")
 _WRITE, _READ = 1, 2
 _TYPE = ord("u")
 _WORD = (1 << 64) - 1
@@ -25,13 +25,15 @@ def _request(way: int, number: int, size: int) -> int:
 INFO = _request(_READ, 16, _INFO.size)
 SET_MASK = _request(_WRITE, 17, 8)
 SET_UNTRUSTED = _request(_WRITE, 18, 4)
+SET_MIN_ALIGN_MASK = _request(_WRITE, 19, 4)
 
 
 class Answer:
     """What the module says of a call.
 
     Attributes:
-        result: What the kernel's function returned, as a signed number; 0 where it is void.
+        result: What the kernel's function returned, as a signed number. Of FREE and DESTROY, which are void, 1 when the
+            state still looks as if it had a range; of other void functions 0.
         addr: The state's `addr` after the call.
         size: The state's `__size` after the call, with the kernel's own flags in it.
     """
@@ -55,14 +57,16 @@ class Info:
         dma_mask: The highest address that it can give.
         domain_type: Type of its IOMMU domain, as the kernel composes it of bits; 0 without a domain.
         use_iommu: Its addresses are translated.
+        min_align_mask: Which bits of an address a bounce buffer keeps.
         untrusted: The kernel lets it see nothing but what is mapped, and bounces the rest.
         pinned: Pages of the program that are pinned for it now.
     """
 
-    __slots__ = ("dma_mask", "domain_type", "merge_boundary", "pinned", "untrusted", "use_iommu")
+    __slots__ = ("dma_mask", "domain_type", "merge_boundary", "min_align_mask", "pinned", "untrusted", "use_iommu")
 
     def __init__(self, data: bytes | bytearray) -> None:
-        self.merge_boundary, self.dma_mask, self.domain_type, use_iommu, untrusted, self.pinned = _INFO.unpack(data)
+        self.merge_boundary, self.dma_mask, self.domain_type, *rest = _INFO.unpack(data)
+        use_iommu, self.min_align_mask, untrusted, self.pinned, _ = rest
         self.use_iommu, self.untrusted = bool(use_iommu), bool(untrusted)
 
 
@@ -83,6 +87,6 @@ def mask_request(mask: int) -> bytearray:
     return bytearray(mask.to_bytes(8, "little"))
 
 
-def untrusted_request(untrusted: bool) -> bytearray:
-    """Return the argument of `SET_UNTRUSTED`."""
-    return bytearray(int(untrusted).to_bytes(4, "little"))
+def flag_request(value: int) -> bytearray:
+    """Return the argument of `SET_UNTRUSTED` and `SET_MIN_ALIGN_MASK`."""
+    return bytearray(int(value).to_bytes(4, "little"))

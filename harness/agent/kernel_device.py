@@ -218,7 +218,11 @@ class KernelDevice:
 
     def set_untrusted(self, untrusted: bool) -> None:
         """Have the kernel protect what lies around the mapped memory, as behind a Thunderbolt port."""
-        self._ask(abi.SET_UNTRUSTED, abi.untrusted_request(untrusted))
+        self._ask(abi.SET_UNTRUSTED, abi.flag_request(untrusted))
+
+    def set_min_align_mask(self, mask: int) -> None:
+        """Set which bits of an address a bounce buffer keeps, as drivers do whose device minds them."""
+        self._ask(abi.SET_MIN_ALIGN_MASK, abi.flag_request(mask))
 
     def _ask(self, request: int, argument: bytearray) -> None:
         try:

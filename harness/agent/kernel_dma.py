@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 DMA_MAPPING_ERROR = (1 << 64) - 1
 # The bit of __size in which the kernel notes that it has bounced something of the range.
 USE_SWIOTLB = 1 << 63
-_WARNING = re.compile(r"WARNING: (?P<where>.*)")
+_WARNING = re.compile(r"WARNING: (?P<where>\S+:\d+ at \w+|.*)")
 _RECORD = 16 * 1024
 
 
@@ -66,6 +66,10 @@ class KernelDma:
         # The module's number of each state, and the state itself, so that its id is nobody else's meanwhile.
         self._states: dict[int, tuple[State, KernelDevice, int]] = {}
 
+    def close(self) -> None:
+        """Close the log."""
+        os.close(self._log)
+
     def is_absent(self, _error: Exception) -> bool:
         """See `Implementation`; there are no translations to ask for."""
         return False
@@ -93,7 +97,7 @@ class KernelDma:
     # ---- ranges
 
     def _try_alloc(self, dev: KernelDevice, state: State, virt: int, size: int) -> tuple[int, Exception | None]:
-        number = self._number(dev, state)
+        number = self.number(dev, state)
         answer = dev.call(abi.TRY_ALLOC, abi.call_request(number, address=virt, size=size))
         self._note(state, answer)
         if not answer.result:
@@ -109,27 +113,27 @@ class KernelDma:
         self, dev: KernelDevice, state: State, virt: int, offset: int, size: int, direction: int, attrs: int = 0
     ) -> tuple[int, Exception | None]:
         request = abi.call_request(
-            self._number(dev, state), address=virt, offset=offset, size=size, direction=direction, attrs=attrs
+            self.number(dev, state), address=virt, offset=offset, size=size, direction=direction, attrs=attrs
         )
         return self._checked("dma_iova_link", state, dev.call(abi.LINK, request))
 
     def _sync(self, dev: KernelDevice, state: State, offset: int, size: int) -> tuple[int, Exception | None]:
-        request = abi.call_request(self._number(dev, state), offset=offset, size=size)
+        request = abi.call_request(self.number(dev, state), offset=offset, size=size)
         return self._checked("dma_iova_sync", state, dev.call(abi.SYNC, request))
 
     def _unlink(
         self, dev: KernelDevice, state: State, offset: int, size: int, direction: int, attrs: int = 0
     ) -> tuple[None, Exception | None]:
-        request = abi.call_request(self._number(dev, state), offset=offset, size=size, direction=direction, attrs=attrs)
+        request = abi.call_request(self.number(dev, state), offset=offset, size=size, direction=direction, attrs=attrs)
         return self._void("dma_iova_unlink", dev, abi.UNLINK, request, state)
 
     def _free(self, dev: KernelDevice, state: State) -> tuple[None, Exception | None]:
-        return self._void("dma_iova_free", dev, abi.FREE, abi.call_request(self._number(dev, state)), state)
+        return self._void("dma_iova_free", dev, abi.FREE, abi.call_request(self.number(dev, state)), state)
 
     def _destroy(
         self, dev: KernelDevice, state: State, mapped_len: int, direction: int, attrs: int = 0
     ) -> tuple[None, Exception | None]:
-        request = abi.call_request(self._number(dev, state), size=mapped_len, direction=direction, attrs=attrs)
+        request = abi.call_request(self.number(dev, state), size=mapped_len, direction=direction, attrs=attrs)
         return self._void("dma_iova_destroy", dev, abi.DESTROY, request, state)
 
     # ---- the streaming API
@@ -156,7 +160,7 @@ class KernelDma:
 
     # ---- states, answers
 
-    def _number(self, dev: KernelDevice, state: State) -> int:
+    def number(self, dev: KernelDevice, state: State) -> int:
         """Return the module's number of a state on a device, a new one for a state that has none."""
         known = self._states.get(id(state))
         if known is not None and known[1] is dev:
@@ -176,8 +180,7 @@ class KernelDma:
         self._note(state, answer)
         if answer.result == 0:
             return 0, None
-        name = errno.errorcode.get(-answer.result, str(answer.result))
-        return answer.result, KernelRefused(f"{function}: -{name}")
+        return answer.result, KernelRefused(f"{function}: {_name(answer.result)}")
 
     def _void(
         self, function: str, dev: KernelDevice, request: int, argument: bytearray, state: State | None
@@ -207,6 +210,14 @@ class KernelDma:
                 match = _WARNING.search(line)
                 if match:
                     found.append(match["where"])
+
+
+def _name(result: int) -> str:
+    """Return a negative error number as the kernel's source writes it, e.g. `-EIO`."""
+    if result == -errno.EOPNOTSUPP:
+        return "-EOPNOTSUPP"  # Python knows the number by its other name
+    name = errno.errorcode.get(-result)
+    return f"-{name}" if name else str(result)
 
 
 _FUNCTIONS: dict[str, Callable[..., tuple[Any, Exception | None]]] = {

@@ -261,7 +261,8 @@ static int end_range(struct edu *edu, struct dma_iova_test_call *call, struct dm
 	else
 		dma_iova_free(&edu->pdev->dev, state);
 	reap(edu, was.addr & PAGE_MASK, PAGE_ALIGN(was.addr + dma_iova_size(&was)));
-	/* The kernel leaves the state as it was; a second use of it would damage the allocator. */
+	call->result = dma_use_iova(state);
+	/* A second use of it would damage the allocator. */
 	memset(state, 0, sizeof(*state));
 	return 0;
 }
@@ -351,6 +352,7 @@ static void describe(struct edu *edu, struct dma_iova_test_info *info)
 	info->dma_mask = dma_get_mask(&edu->pdev->dev);
 	info->domain_type = domain ? domain->type : 0;
 	info->use_iommu = use_dma_iommu(&edu->pdev->dev);
+	info->min_align_mask = dma_get_min_align_mask(&edu->pdev->dev);
 	info->untrusted = edu->pdev->untrusted;
 	info->pinned = edu->pinned;
 }
@@ -411,6 +413,11 @@ static long edu_ioctl(struct file *file, unsigned int request, unsigned long arg
 		if (copy_from_user(&flag, user, sizeof(flag)))
 			return -EFAULT;
 		edu->pdev->untrusted = !!flag;
+		return 0;
+	case DMA_IOVA_TEST_SET_MIN_ALIGN_MASK:
+		if (copy_from_user(&flag, user, sizeof(flag)))
+			return -EFAULT;
+		dma_set_min_align_mask(&edu->pdev->dev, flag);
 		return 0;
 	}
 	if (copy_from_user(&call, user, sizeof(call)))
@@ -478,6 +485,7 @@ static void edu_remove(struct pci_dev *pdev)
 	scoped_guard(mutex, &edu->lock) {
 		undo_everything(edu);
 		pdev->untrusted = 0;
+		dma_set_min_align_mask(&pdev->dev, 0);
 		edu->pdev = NULL;
 	}
 	pci_disable_device(pdev);

@@ -28,7 +28,8 @@
  * @offset: where in the range
  * @size: bytes; of DESTROY the mapped length
  * @attrs: DMA_ATTR_*, passed on unchecked
- * @result: out: what the kernel's function returned, 0 where it is void
+ * @result: out: what the kernel's function returned; of FREE and DESTROY, whether the state still looks as if it had a
+ *          range when they return, and 0 of other void functions
  * @state_addr: out: the state's addr after the call
  * @state_size: out: the state's __size after the call
  */
@@ -50,6 +51,7 @@ struct dma_iova_test_call {
  * @dma_mask: dma_get_mask()
  * @domain_type: type of the device's IOMMU domain, 0 without one
  * @use_iommu: its DMA addresses are translated by dma-iommu
+ * @min_align_mask: dma_get_min_align_mask()
  * @untrusted: struct pci_dev's flag
  * @pinned: pages of user memory that are pinned for the device now
  */
@@ -58,8 +60,10 @@ struct dma_iova_test_info {
 	__u64 dma_mask;
 	__u32 domain_type;
 	__u32 use_iommu;
+	__u32 min_align_mask;
 	__u32 untrusted;
 	__u32 pinned;
+	__u32 reserved;
 };
 
 #define DMA_IOVA_TEST_CALL(number) _IOWR('u', number, struct dma_iova_test_call)
@@ -75,5 +79,6 @@ struct dma_iova_test_info {
 #define DMA_IOVA_TEST_INFO _IOR('u', 16, struct dma_iova_test_info)
 #define DMA_IOVA_TEST_SET_MASK _IOW('u', 17, __u64)
 #define DMA_IOVA_TEST_SET_UNTRUSTED _IOW('u', 18, __u32)
+#define DMA_IOVA_TEST_SET_MIN_ALIGN_MASK _IOW('u', 19, __u32)
 
 #endif
