@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from harness.agent import pci
+from harness.agent import dma_ranges, pci
 from harness.agent.outcome import Outcome
 from harness.agent.ranges import pack
 from usdm.errors import DeviceNotFound, NoIommuGroup
@@ -38,6 +38,10 @@ def believed(context: Context, args: dict[str, Any]) -> Outcome:
         one.catch_up()
     for name in args["devices"]:
         group = _group(context.addresses[name])
+        ioas = context.ioas_of(name)
+        if ioas is not None:
+            found[name] = _answer(ioas.mapped() + context.dma.believed(dma_ranges.IOAS))
+            continue
         container = next((one for one in context.containers if one.holds(group)), None)
         if container is None:
             found[name] = _kernel_has_it(group, pci.driver_of(context.addresses[name]))
@@ -108,6 +112,8 @@ def _program_has_it(context: Context, container: NotedContainer) -> dict[str, An
     if container.no_iommu:
         return _untranslated("its container has no IOMMU")
     beside: list[Range] = [(iova, size, access) for iova, (size, access) in container.beside.items()]
+    if context.api.fd == container.fd:
+        beside += context.dma.believed(dma_ranges.registered(context))
     if context.api.name == "usdm":
         return _answer(beside + _usdm(context, container))
     live, gone = context.api.promises(container.fd)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.agent import implementations
+from harness.agent.dma_ranges import Dma
 from harness.agent.ledger import NotedCalls
 from harness.agent.outcome import DeviceNotOpen, NoIova, NotAccessible, UnknownBuffer, UnknownDevice
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from harness.agent.engine import Engine
     from harness.agent.kernel_log import KernelLog
     from harness.agent.noted_container import NotedContainer
+    from harness.agent.noted_ioas import NotedIoas
     from usdm.vfio import Container, Device
 
 DEFAULT_CONTAINER = "default"
@@ -93,6 +95,7 @@ class Context:
         vf_tokens: What opens the VFs of a PF, by the PF's name; 16 bytes each.
         devices: Open devices by name.
         buffers: Buffers by name.
+        dma: Ranges of IOVAs and mappings of the streaming API.
         kernel_log: The log's reader, None before it was asked for.
         log_start: The mark in the log where the steps begin.
         api: What the steps that name a function of USDM call.
@@ -105,10 +108,13 @@ class Context:
         self.vf_tokens: dict[str, bytes] = {}
         self.devices: dict[str, Engine] = {}
         self.buffers: dict[str, Buffer] = {}
+        self.dma = Dma()
         self.kernel_log: KernelLog | None = None
         self.log_start: str | None = None
         self._containers: dict[str, NotedContainer] = {}
         self._container_of: dict[str, str] = {}
+        self._ioas: NotedIoas | None = None
+        self._through_ioas: set[str] = set()
 
     # ---- devices
 
@@ -150,6 +156,10 @@ class Context:
         except KeyError:
             raise DeviceNotOpen(f"'{name}' is not open") from None
 
+    def ioas_of(self, device: str) -> NotedIoas | None:
+        """Return the IOAS that an open device is attached to; None of one that is in a container."""
+        return self._ioas if device in self._through_ioas else None
+
     def any_device(self) -> Engine:
         """Return the device that was opened first; raises `DeviceNotOpen`."""
         for device in self.devices.values():
@@ -183,10 +193,29 @@ class Context:
             self._container_of[name] = where
         return self.devices[name]
 
+    def open_through_iommufd(self, name: str) -> Engine:
+        """Return a device that is attached to the process's IOAS, opened when it is not open yet.
+
+        Raises:
+            UnknownDevice, usdm.errors.UsdmError, StepError: As `open_device`.
+        """
+        if name not in self.devices:
+            from harness.agent import pci
+            from harness.agent.noted_ioas import NotedIoas
+
+            address = self.address(name)
+            pci.bind(address)
+            self._ioas = self._ioas or NotedIoas()
+            self.devices[name] = _drive(self._ioas.open_device(address), self._ioas)
+            self._through_ioas.add(name)
+        return self.devices[name]
+
     def close_device(self, name: str) -> None:
         """Close a device; raises `DeviceNotOpen`."""
         self.device(name).close()
         del self.devices[name]
+        self._through_ioas.discard(name)
+        self.dma.forget(name)
 
     def give_back(self, name: str) -> None:
         """Close a device that goes away, and leave its group; raises `DeviceNotOpen`."""
@@ -212,25 +241,30 @@ class Context:
         return address + offset
 
     def iova(self, args: dict[str, Any]) -> int:
-        """Return the IOVA that `iova`, or `buffer` and `offset`, name in a step.
+        """Return the IOVA that `iova`, or `buffer` or `range` and `offset`, name in a step.
 
         Raises:
-            UnknownBuffer: There is no such buffer.
-            NoIova: The buffer has had no IOVA, or the sum is no 64-bit address.
+            UnknownBuffer, UnknownRange: There is no such buffer or range.
+            NoIova: The buffer or range has had no IOVA, or the sum is no 64-bit address.
         """
-        if args.get("buffer") is None:
-            iova: int = args["iova"]
-        else:
+        if args.get("range") is not None:
+            held = self.dma.range(args["range"])
+            if held.iova is None:
+                raise NoIova(f"'{held.name}' has never been reserved")
+            iova: int = held.iova + args.get("offset", 0)
+        elif args.get("buffer") is not None:
             buffer = self.buffer(args["buffer"])
             if buffer.iova is None:
                 raise NoIova(f"'{buffer.name}' has been neither allocated for DMA nor mapped")
             iova = buffer.iova + args.get("offset", 0)
+        else:
+            iova = args["iova"]
         if not 0 <= iova < _ADDRESSES:
             raise NoIova(f"{iova:#x} is no 64-bit address")
         return iova
 
 
-def _drive(device: Device, container: Container) -> Engine:
+def _drive(device: Device, container: Container | NotedIoas) -> Engine:
     """Return the driver of a device that has just been opened; the device is closed when that fails."""
     from harness.agent import edu, nvme, qat, qat_layout
     from usdm import vfio_uapi

@@ -38,10 +38,10 @@ class Usdm:
 
     def call(self, function: str, *arguments: Any) -> tuple[Any, Exception | None]:
         """See `Implementation`."""
-        from usdm import icp_sal_iommu, qae_mem
+        from usdm import dma_iova, icp_sal_iommu, qae_mem
 
-        header = icp_sal_iommu if function.startswith("icp_sal_iommu") else qae_mem
-        value = getattr(header, function)(*arguments)
+        headers = {"icp": icp_sal_iommu, "dma": dma_iova}
+        value = getattr(headers.get(function.partition("_")[0], qae_mem), function)(*arguments)
         return value, qae_mem.last_error()
 
     def is_absent(self, error: Exception) -> bool:

@@ -20,11 +20,13 @@ class NotedCalls:
         name: See `Implementation`.
         api: The implementation.
         fd: Descriptor of the container that is registered; None without one.
+        registrations_ended: How often the last registration has been undone.
     """
 
     def __init__(self, api: Implementation) -> None:
         self.name = api.name
         self.fd: int | None = None
+        self.registrations_ended = 0
         self.api = api
         self._count = 0
         self._promised = None if api.name == "usdm" else Promises()
@@ -61,6 +63,7 @@ class NotedCalls:
         elif function == "qaeMemDestroy":
             self._count = 0
         if not self._count:
+            self.registrations_ended += self.fd is not None
             self.fd = None
 
     def promises(self, fd: int) -> tuple[list[Range], list[Range]]:

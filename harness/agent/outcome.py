@@ -27,8 +27,12 @@ class UnknownBuffer(StepError):
     """No step before gave that name."""
 
 
+class UnknownRange(StepError):
+    """No step before gave a range of IOVAs that name."""
+
+
 class NoIova(StepError):
-    """The buffer has had no IOVA, or the place is no 64-bit address."""
+    """The buffer or range has had no IOVA, or the place is no 64-bit address."""
 
 
 class NotAccessible(StepError):

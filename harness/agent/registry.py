@@ -25,6 +25,10 @@ MODULES = {
     "steps_dma": ("dma_read", "dma_write", "container_map", "container_unmap"),
     "steps_function": ("noiommu", "enable_vfs", "disable_vfs", "unbind", "unplug"),
     "steps_remap": ("physical_address", "remap_size", "remap", "unremap"),
+    "steps_iova": (
+        *("dma_limits", "merge_boundary", "iova_alloc", "iova_link", "iova_link_each", "iova_sync", "iova_unlink"),
+        *("iova_free", "iova_destroy", "iova_info", "stream_map", "stream_unmap"),
+    ),
     "steps_tables": ("mappings",),
     "steps_qat": ("operate", "collect", "reset", "counters"),
     "steps_removal": ("_watch_removal", "_removed"),

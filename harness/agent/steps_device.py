@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from harness.agent.context import Context
+    from harness.agent.noted_ioas import NotedIoas
     from harness.agent.registry import Step
     from usdm.vfio import Container
 
 
-def _ranges(container: Container) -> list[list[int]] | None:
+def _ranges(container: Container | NotedIoas) -> list[list[int]] | None:
     """Return the usable IOVAs for JSON; None when the kernel does not tell, or there is no IOMMU to ask about."""
     ranges = None if container.no_iommu else container.info().iova_ranges
     return None if ranges is None else [list(span) for span in ranges]
@@ -26,10 +27,13 @@ def open_(context: Context, args: dict[str, Any]) -> Outcome:
     from usdm.vfio import iommu_group
 
     name = args["device"]
-    context.open_device(name, args.get("container"), args.get("type"))
+    if args.get("through") == "iommufd":
+        context.open_through_iommufd(name)
+    else:
+        context.open_device(name, args.get("container"), args.get("type"))
     address = context.address(name)
-    container = context.container_of(name)
-    values = {"address": address, "group": iommu_group(address), "iova_ranges": _ranges(container)}
+    ranges = _ranges(context.ioas_of(name) or context.container_of(name))
+    values = {"address": address, "group": iommu_group(address), "iova_ranges": ranges}
     return Outcome(values=values)
 
 

@@ -1,4 +1,4 @@
-"""Which IOVA a buffer had at a point of a scenario, from what the steps before it observed."""
+"""Which IOVA a buffer or range had at a point of a scenario, from what the steps before it observed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ from collections.abc import Iterable, Sequence
 from harness.results import StepEvidence
 from harness.scenario.steps import Nested, Step
 
-_NAMING = {"alloc": "as", "map": "buffer", "container_map": "buffer", "physical_address": "buffer", "remap": "buffer"}
+_NAMING = {
+    "alloc": "as",
+    "map": "buffer",
+    "container_map": "buffer",
+    "physical_address": "buffer",
+    "remap": "buffer",
+    "iova_alloc": "as",
+    "stream_map": "buffer",
+}
 
 
 class Bindings:
-    """The IOVAs of buffers over the course of the steps.
+    """The IOVAs of buffers and ranges, which have names of their own each, over the course of the steps.
 
     Args:
         steps: the scenario's steps, for the ids of a fork's children.
@@ -23,10 +31,10 @@ class Bindings:
         self._evidence = sorted(evidence, key=lambda seen: seen.index)
 
     def iova(self, buffer: str, step: int, child: str | None = None) -> int | None:
-        """The IOVA of a buffer's start as the step finds it; None when it has had none by then.
+        """The IOVA of the start of a buffer or range as the step finds it; None when it has had none by then.
 
         Args:
-            buffer: the buffer's name.
+            buffer: the name of the buffer or range.
             step: index of the step.
             child: id of the child of a fork; None for the step itself, or where nobody knows which child it was: then
                 the last one that gave the buffer an IOVA counts.
@@ -57,6 +65,7 @@ def _next(before: int | None, buffer: str, seen: StepEvidence) -> int | None:
     if not isinstance(iova, int) or isinstance(iova, bool) or (iova == 0 and seen.kind in ("alloc", "map")):
         # USDM says 0 for a mapping that failed.
         return before
-    offset = seen.args.get("offset")
+    # What a range begins with is its memory at that offset, so that is no offset of the range.
+    offset = None if seen.kind == "iova_alloc" else seen.args.get("offset")
     # A mapping of a part gives the part's IOVA; the buffer's start, mapped or not, lies that far before it.
     return iova - offset if isinstance(offset, int) else iova

@@ -42,11 +42,12 @@ class _Wanted:
     bindings: Bindings
 
     def address(self, step: int) -> int | None:
-        """The address that is expected of a fault in a step; None when the buffer has no IOVA there."""
-        if self.expect.buffer is None:
+        """The address that is expected of a fault in a step; None when the buffer or range has no IOVA there."""
+        name = self.expect.buffer or self.expect.range
+        if name is None:
             return self.expect.address
         child = self.expect.step if step == self.step else None
-        base = self.bindings.iova(self.expect.buffer, step, child)
+        base = self.bindings.iova(name, step, child)
         return None if base is None else base + self.expect.offset
 
     def matches(self, fault: FaultRecord) -> bool:
@@ -70,12 +71,11 @@ class _Wanted:
 
     def describe(self) -> str:
         expect = self.expect
-        place = expect.buffer or ""
-        if expect.buffer is None:
-            place = f"{expect.address or 0:#x}"
-        elif expect.offset:
+        name = expect.buffer or expect.range
+        place = name or f"{expect.address or 0:#x}"
+        if name is not None and expect.offset:
             place += f"{expect.offset:+#x}"
-        if expect.buffer is not None and self.step is not None:
+        if name is not None and self.step is not None:
             address = self.address(self.step)
             place += " (no IOVA known)" if address is None else f" ({address:#x})"
         device = "" if expect.device is None else f"{expect.device} "

@@ -17,10 +17,14 @@ from harness.scenario.steps import Nested, Step
 IOVA_UNIT = 2 << 20
 """Bytes that an IOVA of qaeMemMapContiguousIova is a multiple of, as its specification says."""
 
+IOVA_GRANULE = 4096
+"""Bytes that an IOMMU maps at least; an IOVA of two-step or streaming mapping has the memory's offset in them."""
+
 _C_FAILURE = "CFailure"
 # Errors of the steps themselves, which do not come from the implementation.
 _STEP_ERRORS = (
     *("NotAccessible", "DeviceNotOpen", "NoIova", "ChildFailed", "DmaTimeout", "UnknownBuffer", "UnknownDevice"),
+    "UnknownRange",
     *("NotOffered", "NoLibrary", "NotSet", "UnknownStep", "NotReadable", "NotMounted"),
     *("DmaLength", "DmaAddress", "DeviceBusy", "NoSriov", "TooManyVfs", "VfsEnabled", "NotTaken"),
     *("InterruptLost", "NothingHanded", "NotQat", "NoQueueMemory", "DiskError"),
@@ -141,6 +145,8 @@ def _observations(step: Step, expect: StepExpect, seen: StepEvidence) -> Iterato
         yield _equal(expect.equal is not False, seen)
     if step.kind in ("alloc", "map"):
         yield from _aligned(step, seen)
+    if step.kind in ("iova_alloc", "stream_map"):
+        yield _in_granule(seen)
     if step.kind == "mappings":
         yield from mapping_aspects(expect, seen)
 
@@ -184,6 +190,18 @@ def _aligned(step: Step, seen: StepEvidence) -> Iterator[Aspect]:
         yield Aspect(
             good=iova % boundary == 0, expected=f"an IOVA that is a multiple of {boundary:#x}", observed=observed
         )
+
+
+def _in_granule(seen: StepEvidence) -> Aspect:
+    """Whether an IOVA has the offset in its granule that the memory has."""
+    iova, inside = (_number(seen.values.get(key)) for key in ("iova", "inside"))
+    if iova is None or inside is None:
+        return Aspect(good=False, expected="an IOVA with the memory's offset in its granule", observed=NOT_SAID)
+    return Aspect(
+        good=iova % IOVA_GRANULE == inside,
+        expected=f"an IOVA at {inside:#x} of its granule, as the memory",
+        observed=f"the IOVA {iova:#x}",
+    )
 
 
 def _returns(expect: StepExpect, seen: StepEvidence) -> Aspect:

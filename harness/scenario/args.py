@@ -40,6 +40,18 @@ class Open(DeviceArgs):
     type: Literal["type1", "type1v2"] | None = Field(
         default=None, description="IOMMU type of a container that is not open yet. Default: type1, as libqat does."
     )
+    through: Literal["vfio", "iommufd"] | None = Field(
+        default=None,
+        description="vfio (default): by its group and a container. iommufd: by its character device, attached to the "
+        "IOAS that all such devices of the program share.",
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Open:
+        if self.through == "iommufd" and (self.container is not None or self.type is not None):
+            hint = "containers belong to through: vfio; devices of through: iommufd share one IOAS"
+            raise refuse("no container and no type beside through: iommufd", "one", hint, quote=False)
+        return self
 
 
 class Close(DeviceArgs):
@@ -151,7 +163,7 @@ class AddressArgs(Args):
 
     @model_validator(mode="after")
     def _one_of(self) -> AddressArgs:
-        exactly_one("buffer", "address", self)
+        exactly_one(self, "buffer", "address")
         return self
 
 
@@ -300,7 +312,10 @@ class DmaArgs(DeviceArgs):
     buffer: Name | None = Field(
         default=None, description="Or the buffer whose IOVA it is: the one it had when it was allocated or last mapped."
     )
-    offset: SignedSize = Field(default=0, description="Offset from the buffer's IOVA, negative for a place before it.")
+    range: Name | None = Field(default=None, description="Or the range of iova_alloc, which begins there.")
+    offset: SignedSize = Field(
+        default=0, description="Offset from the IOVA of the buffer or range, negative for a place before it."
+    )
     size: Size = Field(description="Bytes: 1 to 4096 of an edu, whole sectors of 512 up to 512K of an nvme.")
     device_offset: Size = Field(
         default=0, description="Where in the device's own bytes: 4096 of an edu, 16M in sectors of an nvme."
@@ -308,9 +323,9 @@ class DmaArgs(DeviceArgs):
 
     @model_validator(mode="after")
     def _one_of(self) -> DmaArgs:
-        exactly_one("iova", "buffer", self)
+        exactly_one(self, "iova", "buffer", "range")
         if self.iova is not None and self.offset:
-            raise refuse("an offset only beside buffer", "iova and offset", "add it to the IOVA", quote=False)
+            raise refuse("an offset only beside buffer or range", "iova and offset", "add it to the IOVA", quote=False)
         return self
 
 

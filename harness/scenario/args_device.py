@@ -29,14 +29,15 @@ class Place(Model):
     """A place in memory by the device's addresses."""
 
     buffer: Name | None = Field(default=None, description="The buffer, whose IOVA is meant.")
-    offset: Size = Field(default=0, description="Offset in bytes from the buffer's IOVA.")
+    range: Name | None = Field(default=None, description="Or the range of iova_alloc, which begins there.")
+    offset: Size = Field(default=0, description="Offset in bytes from the IOVA of the buffer or range.")
     iova: Address | None = Field(default=None, description="Or the IOVA as a number.")
 
     @model_validator(mode="after")
     def _one_of(self) -> Place:
-        exactly_one("buffer", "iova", self)
+        exactly_one(self, "buffer", "range", "iova")
         if self.iova is not None and self.offset:
-            raise refuse("an offset only beside buffer", "iova and offset", "add it to the IOVA", quote=False)
+            raise refuse("an offset only beside buffer or range", "iova and offset", "add it to the IOVA", quote=False)
         return self
 
 

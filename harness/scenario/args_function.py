@@ -70,7 +70,7 @@ class Remap(Args):
 
     @model_validator(mode="after")
     def _one_of(self) -> Remap:
-        exactly_one("buffer", "phaddr", self)
+        exactly_one(self, "buffer", "phaddr")
         return self
 
 
@@ -84,7 +84,7 @@ class Unremap(Args):
 
     @model_validator(mode="after")
     def _one_of(self) -> Unremap:
-        exactly_one("buffer", "iova", self)
+        exactly_one(self, "buffer", "iova")
         return self
 
 
@@ -92,13 +92,14 @@ class Mappings(DeviceArgs):
     """Read the IOMMU's own tables for a range of a device's IOVAs."""
 
     buffer: Name | None = Field(default=None, description="The buffer whose IOVAs, as it has them now, are meant.")
-    offset: Size = Field(default=0, description=_OFFSET)
+    range: Name | None = Field(default=None, description="Or the range of iova_alloc, and the memory linked into it.")
+    offset: Size = Field(default=0, description="Offset in bytes from the start of the buffer or range.")
     iova: Address | None = Field(default=None, description="Or the first IOVA as a number.")
     size: Size = Field(description="Bytes, a multiple of 4K.")
 
     @model_validator(mode="after")
     def _one_of(self) -> Mappings:
-        exactly_one("buffer", "iova", self)
+        exactly_one(self, "buffer", "range", "iova")
         if self.size == 0 or self.size % 4096 or self.size > 1 << 30:
             raise refuse("a size from 4K to 1G in whole pages", self.size, "the tables are looked at page by page")
         return self

@@ -91,7 +91,7 @@ class FaultFields(Model):
 
     @model_validator(mode="after")
     def _one_of(self) -> FaultFields:
-        exactly_one("device", "requester", self)
+        exactly_one(self, "device", "requester")
         if (self.access == "interrupt") != (self.index is not None) or (self.address is None) != (
             self.access == "interrupt"
         ):

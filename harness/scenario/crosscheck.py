@@ -7,21 +7,30 @@ tells everything.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from harness.scenario.args import Args, Compare, ContainerMap, DmaArgs, Fill, Map, RegisterFd
+from harness.scenario.args import Args, Compare, ContainerMap, DmaArgs, Fill, Map, Open, RegisterFd
 from harness.scenario.args_device import Operate
 from harness.scenario.args_function import PhysicalAddress, Remap
+from harness.scenario.args_iova import IovaAlloc, StreamMap
 from harness.scenario.base import Model
 from harness.scenario.device_check import DeviceCheck
 from harness.scenario.engines import dma_problem
 from harness.scenario.expect import OTHER_REASONS, FaultExpect, StepExpect
 from harness.scenario.machine import Machine
+from harness.scenario.names import Names
 from harness.scenario.problems import Problem, suggest
+from harness.scenario.range_check import (
+    OPTIONS,
+    options_missing,
+    range_as_buffer,
+    unknown_range,
+    unknown_ranges,
+    without_container,
+)
 from harness.scenario.steps import KINDS, NESTED, expect_keys
 from harness.scenario.trace_check import TraceCheck
 from harness.scenario.values import is_name
@@ -38,21 +47,6 @@ _NO_TABLES = {
     "amd": ("amd-iommu", "only VT-d's tables are read: use iommu: intel"),
 }
 _OUTSIDE = 3  # parts of the path of a step's arguments that is in no other step
-
-
-@dataclass(slots=True)
-class _Names:
-    """What steps can name at a point of the scenario."""
-
-    devices: list[str] | None
-    models: Mapping[str, str]
-    opened: set[str] = field(default_factory=set)
-    buffers: dict[str, tuple[str, int | None]] = field(default_factory=dict)  # name: kind of step, size
-    mapped: set[str] = field(default_factory=set)
-    inside: _Names | None = None  # in the virtual machine
-
-    def child(self) -> _Names:
-        return _Names(self.devices, self.models, set(self.opened), dict(self.buffers), set(self.mapped))
 
 
 def cross_check(document: Document, file: Path) -> list[Problem]:
@@ -87,6 +81,7 @@ class _CrossCheck:
         self._vm = False
         self._devices: dict[str, Mapping[str, Any]] = {}
         self._iommu: str | None = None
+        self._no_iommufd = False
         self._ids: dict[str, tuple[int, str | None]] = {}  # id: line, kind
         self._doings = DeviceCheck(self._add)
         self._traces = TraceCheck(self._add)
@@ -100,6 +95,7 @@ class _CrossCheck:
             self._machine(machine)
             self._vm = machine.vm
             self._iommu = machine.iommu
+        self._no_iommufd = options_missing(data)
         raw = data.get("machine")
         devices = raw.get("devices", {}) if isinstance(raw, dict) else None
         known = {name: one for name, one in devices.items() if is_name(name)} if isinstance(devices, dict) else None
@@ -107,7 +103,7 @@ class _CrossCheck:
             name: str(one["model"]) for name, one in (known or {}).items() if isinstance(one, dict) and "model" in one
         }
         self._devices = {name: one for name, one in (known or {}).items() if isinstance(one, dict)}
-        names = _Names(None if known is None else list(known), models)
+        names = Names(None if known is None else list(known), models)
         steps = data.get("steps")
         if isinstance(steps, tuple):
             self._steps(steps, ("steps",), names)
@@ -123,7 +119,7 @@ class _CrossCheck:
                 self._faults(expect["libusdm"], ("expect", "libusdm"), names)
         return self._problems
 
-    def _faults(self, expect: Mapping[str, Any], path: Path_, names: _Names) -> None:
+    def _faults(self, expect: Mapping[str, Any], path: Path_, names: Names) -> None:
         faults = expect.get("faults")
         for index, raw in enumerate(faults if isinstance(faults, tuple) else ()):
             fault = _try(FaultExpect, raw)
@@ -161,7 +157,7 @@ class _CrossCheck:
                 self._add(where, message, "another bus is always free: 01:00.0 to fe:00.0")
             taken.setdefault(at, name)
 
-    def _steps(self, steps: tuple[Any, ...], at: Path_, names: _Names) -> None:
+    def _steps(self, steps: tuple[Any, ...], at: Path_, names: Names) -> None:
         for index, raw in enumerate(steps):
             path = (*at, index)
             kind = _kind_of(raw)
@@ -185,7 +181,7 @@ class _CrossCheck:
                 self._traces.step(args, kind, (*path, kind), self._devices)
                 self._bind(args, kind, (*path, kind), names)
 
-    def _nested(self, raw: Any, kind: str, path: Path_, names: _Names) -> None:
+    def _nested(self, raw: Any, kind: str, path: Path_, names: Names) -> None:
         outer = next(part for part in path if part in NESTED)
         if len([part for part in path if part in NESTED]) > 1:
             article = "an" if outer == "in_vm" else "a"
@@ -201,7 +197,7 @@ class _CrossCheck:
             self._steps(steps, (*path, "steps"), names.child())
             return
         if names.inside is None:
-            names.inside = _Names(names.devices, names.models)
+            names.inside = Names(names.devices, names.models)
         self._steps(steps, (*path, "steps"), names.inside)
 
     def _id(self, step_id: Any, path: Path_, kind: str) -> None:
@@ -238,7 +234,7 @@ class _CrossCheck:
 
     # ---- names
 
-    def _use(self, args: Args, kind: str, path: Path_, names: _Names) -> None:
+    def _use(self, args: Args, kind: str, path: Path_, names: Names) -> None:
         """Check the names and the places that a step uses."""
         device = getattr(args, "device", None)
         known = device is not None and self._device(device, (*path, "device"), names)
@@ -246,9 +242,12 @@ class _CrossCheck:
             self._add((*path, "device"), f"expected an open device, found '{device}'", "open or register it before")
         if isinstance(args, DmaArgs):
             self._dma(args, path, names)
+        for place_at, message, hint in unknown_ranges(args, path, names.ranges, names.buffers):
+            self._add(place_at, message, hint)
+        self._container(args, kind, path, names)
         if isinstance(args, Operate):
             for where, place in args.places():
-                if place.buffer is not None and self._buffer(place.buffer, (*path, *where, "buffer"), names):
+                if place.buffer is not None and self._buffer(place.buffer, (*path, *where, "buffer"), names, kind):
                     self._has_iova(place.buffer, (*path, *where, "buffer"), names)
         if isinstance(args, RegisterFd) and args.fd in ("device", "group") and not names.opened:
             self._add((*path, "fd"), f"expected an open device before fd: {args.fd}, found none", "open one before")
@@ -257,30 +256,44 @@ class _CrossCheck:
             self._add(path, "expected no mappings inside another step, found one", hint, key=True)
         for key in ("buffer", "with"):
             name = getattr(args, "with_" if key == "with" else key, None)
-            if name is not None and self._buffer(name, (*path, key), names):
+            if name is not None and self._buffer(name, (*path, key), names, kind):
                 self._buffer_use(args, kind, key, name, path, names)
 
-    def _dma(self, args: DmaArgs, path: Path_, names: _Names) -> None:
+    def _dma(self, args: DmaArgs, path: Path_, names: Names) -> None:
         found = dma_problem(names.models.get(args.device, ""), args)
         if found is not None:
             key, message, hint = found
             self._add((*path, key), message, hint)
 
-    def _device(self, name: str, path: Path_, names: _Names) -> bool:
+    def _device(self, name: str, path: Path_, names: Names) -> bool:
         if names.devices is None or name in names.devices:
             return True
         hint = suggest(name, names.devices, "the machine's devices are")
         self._add(path, f"expected a device of the machine, found '{name}'", hint)
         return False
 
-    def _buffer(self, name: str, path: Path_, names: _Names) -> bool:
+    def _container(self, args: Args, kind: str, path: Path_, names: Names) -> None:
+        """Check what a step wants of the way in which its device was opened."""
+        name = getattr(args, "device", None)
+        found = without_container(kind, name) if name in names.iommufd else None
+        if found is not None:
+            self._add((*path, "device"), *found)
+        if isinstance(args, Open) and args.through == "iommufd" and self._no_iommufd:
+            options = ", ".join(f"{option}: true" for option in OPTIONS)
+            message = f"expected needs.kernel_options {{{options}}} beside through: iommufd, found none"
+            self._add((*path, "through"), message, "no stock kernel has both; with them the lab kernel is taken")
+
+    def _buffer(self, name: str, path: Path_, names: Names, kind: str) -> bool:
         if name in names.buffers:
             return True
+        if name in names.ranges:
+            self._add(path, *range_as_buffer(name, kind))
+            return False
         hint = suggest(name, list(names.buffers), "the buffers so far are")
         self._add(path, f"expected a buffer that an earlier step made, found '{name}'", hint)
         return False
 
-    def _buffer_use(self, args: Args, kind: str, key: str, name: str, path: Path_, names: _Names) -> None:
+    def _buffer_use(self, args: Args, kind: str, key: str, name: str, path: Path_, names: Names) -> None:
         maker, size = names.buffers[name]
         wanted = {"free": "alloc", "free_plain": "alloc_plain", "release": "buffer"}.get(kind)
         if wanted is not None and maker not in (wanted, "?"):
@@ -295,27 +308,32 @@ class _CrossCheck:
                 found = f"offset {offset}" + (f" + size {args.size}" if args.size is not None else "")
                 self._add((*path, key), f"expected bytes inside '{name}' of {size} bytes, found {found}")
 
-    def _has_iova(self, name: str, path: Path_, names: _Names) -> None:
+    def _has_iova(self, name: str, path: Path_, names: Names) -> None:
         if names.buffers[name][0] in ("buffer", "alloc_plain") and name not in names.mapped:
             self._add(path, f"expected a buffer with an IOVA, found '{name}'", "map it before, or write an iova")
 
-    def _bind(self, args: Args, kind: str, path: Path_, names: _Names) -> None:
+    def _bind(self, args: Args, kind: str, path: Path_, names: Names) -> None:
         """Note what a step makes known to later ones."""
         name = getattr(args, "as_", None)
-        if name is not None:
-            if name in names.buffers:
+        if isinstance(args, IovaAlloc) and name not in names.buffers:
+            names.ranges.add(args.as_)
+        elif name is not None:
+            if name in names.buffers or name in names.ranges:
                 hint = "a name keeps standing for the same memory, so that its use after free can be written down"
                 self._add((*path, "as"), f"expected a new name, found '{name}' again", hint)
             names.buffers[name] = kind, getattr(args, "size", None)
         device = getattr(args, "device", None)
         if kind in ("open", "register"):
             names.opened.add(str(device))
+            if isinstance(args, Open) and args.through == "iommufd":
+                names.iommufd.add(args.device)
         elif kind == "close":
             names.opened.discard(str(device))
-        if isinstance(args, Map | ContainerMap | PhysicalAddress | Remap) and args.buffer is not None:
+            names.iommufd.discard(str(device))
+        if isinstance(args, Map | ContainerMap | PhysicalAddress | Remap | StreamMap) and args.buffer is not None:
             names.mapped.add(args.buffer)
 
-    def _broken(self, raw: Any, kind: str, path: Path_, names: _Names) -> None:
+    def _broken(self, raw: Any, kind: str, path: Path_, names: Names) -> None:
         """Check the names in a step with a mistake, and note what it would have made known, to tell of it once."""
         given = {key: name for key, name in raw.items() if is_name(name)} if isinstance(raw, dict) else {}
         fields = [field.alias or name for name, field in KINDS[kind].model_fields.items()]
@@ -325,18 +343,24 @@ class _CrossCheck:
             names.opened.add(given["device"])
         for key in ("buffer", "with"):
             if key in given and key in fields:
-                self._buffer(given[key], (*path, key), names)
-        if "as" in given:
+                self._buffer(given[key], (*path, key), names, kind)
+        if "as" in given and kind == "iova_alloc":
+            names.ranges.add(given["as"])
+        elif "as" in given:
             names.buffers.setdefault(given["as"], ("?", None))
         names.mapped.add(given.get("buffer", ""))
 
     # ---- expectations of the scenario
 
-    def _fault(self, fault: FaultExpect, path: Path_, names: _Names) -> None:
+    def _fault(self, fault: FaultExpect, path: Path_, names: Names) -> None:
         if fault.device is not None:
             self._device(fault.device, (*path, "device"), names)
         if fault.buffer is not None:
-            self._buffer(fault.buffer, (*path, "buffer"), names)
+            self._buffer(fault.buffer, (*path, "buffer"), names, "expect")
+        if fault.range is not None:
+            found = unknown_range(fault.range, (*path, "range"), names.ranges, names.buffers)
+            if found is not None:
+                self._add(*found)
         self._reason(fault, (*path, "reason"))
         if fault.step is None:
             return

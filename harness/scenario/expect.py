@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
@@ -112,12 +113,18 @@ class Deviation(Known):
     )
 
 
-def exactly_one(first: str, second: str, model: Model) -> None:
-    """Check that a model has one of two values that exclude each other; raises pydantic's custom error."""
-    given = [name for name in (first, second) if getattr(model, name) is not None]
+def exactly_one(model: Model, *names: str) -> None:
+    """Check that a model has one of some values that exclude each other; raises pydantic's custom error."""
+    given = [name for name in names if getattr(model, name) is not None]
     if len(given) != 1:
-        found = f"both {first} and {second}" if given else "neither"
-        raise refuse(f"exactly one of {first} and {second}", found, f"write {first} or {second}", quote=False)
+        found = f"both {_listed(given, 'and')}" if len(given) == 2 else _listed(given, "and") or "neither"
+        wanted = f"exactly one of {_listed(names, 'and')}"
+        raise refuse(wanted, found, f"write {_listed(names, 'or')}", quote=False)
+
+
+def _listed(names: Sequence[str], word: str) -> str:
+    """``a, b and c``."""
+    return f" {word} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 OTHER_REASONS: Final[dict[str, tuple[Literal["virtio", "amd"], int]]] = {
@@ -156,7 +163,10 @@ class FaultExpect(Model):
     access: Literal["read", "write"] = Field(description="What the device wanted to do with the memory.")
     address: Address | None = Field(default=None, description="The IOVA. Compared by page: the kernel prints no more.")
     buffer: Name | None = Field(default=None, description="Or the buffer whose IOVA it is.")
-    offset: SignedSize = Field(default=0, description="Offset from the buffer's IOVA, negative for a place before it.")
+    range: Name | None = Field(default=None, description="Or the range of iova_alloc.")
+    offset: SignedSize = Field(
+        default=0, description="Offset from the IOVA of the buffer or range, negative for a place before it."
+    )
     reason: Reason = Field(
         description="VT-d's fault reason: 4 beyond the address width, 5 no write permission, 6 no read permission. "
         "With iommu: virtio the reason by its name: mapping (no mapping, or not with this access), domain, unknown. "
@@ -176,10 +186,12 @@ class FaultExpect(Model):
 
     @model_validator(mode="after")
     def _one_of(self) -> FaultExpect:
-        exactly_one("device", "requester", self)
-        exactly_one("address", "buffer", self)
+        exactly_one(self, "device", "requester")
+        exactly_one(self, "address", "buffer", "range")
         if self.address is not None and self.offset:
-            raise refuse("an offset only beside buffer", "address and offset", "add it to the address", quote=False)
+            raise refuse(
+                "an offset only beside buffer or range", "address and offset", "add it to the address", quote=False
+            )
         return self
 
 

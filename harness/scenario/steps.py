@@ -59,6 +59,7 @@ from harness.scenario.args_function import (
     Unplug,
     Unremap,
 )
+from harness.scenario.args_iova import IOVA_KINDS, IOVA_RETURNS
 from harness.scenario.args_kernel import KERNEL_KINDS
 from harness.scenario.bare_steps import BARE_KINDS
 from harness.scenario.expect import Deviation, StepExpect
@@ -136,6 +137,7 @@ KINDS: dict[str, type[Args]] = {
     "remap_size": RemapSize,
     "remap": Remap,
     "unremap": Unremap,
+    **IOVA_KINDS,
     "mappings": Mappings,
     **DEVICE_KINDS,
     **KERNEL_KINDS,
@@ -151,6 +153,7 @@ NESTED = tuple(kind for kind, model in KINDS.items() if issubclass(model, Nested
 _RETURNS = (
     *("register", "unregister", "register_fd", "alloc", "alloc_plain", "map", "unmap", "map_each", "unmap_each"),
     *("mem_init", "mem_init_fd", "remap_size", "remap", "unremap"),
+    *IOVA_RETURNS,
 )
 _OBSERVES = {
     "container_info": ("counts",),
@@ -171,6 +174,8 @@ _OBSERVES = {
     "unbind": ("counts",),
     "unplug": ("counts",),
     "physical_address": ("counts",),
+    "iova_link_each": ("counts",),
+    "iova_info": ("counts",),
     "mappings": ("mapped", "page_sizes", "counts"),
     "operate": ("status", "equal", "counts"),
     "collect": ("status", "counts"),

@@ -37,7 +37,7 @@ def test_not_inside_another_step():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("size: 4K", "exactly one of buffer and iova"),
+        ("size: 4K", "exactly one of buffer, range and iova"),
         ("iova: 0, size: 2K", "a size from 4K to 1G in whole pages"),
         ("iova: 0, size: 0", "a size from 4K to 1G in whole pages"),
         ("iova: 0, size: 2G", "a size from 4K to 1G in whole pages"),

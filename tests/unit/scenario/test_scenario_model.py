@@ -65,6 +65,29 @@ steps:
   - mappings: {device: e, buffer: b, offset: 4K, size: 8K}
     expect: {mapped: whole, page_sizes: [4K, 2M], counts: {mapped: 2}}
   - container_unmap: {device: e, iova: 0x40000000, size: 4K}
+  - dma_limits: {device: e, bits: 32, untrusted: true}
+  - merge_boundary: {device: e}
+    expect: {returns: 4095}
+  - iova_alloc: {device: e, as: r, buffer: b, offset: 0x234, size: 64K}
+    expect: {returns: 1}
+  - iova_link: {range: r, buffer: b, offset: 0x234, size: 3532, direction: to_device, attrs: [mmio, skip_cpu_sync]}
+    expect: {returns: 0}
+  - iova_link_each: {range: r, buffer: b, offset: 4K, at: 3532, size: 4K, count: 8, order: scattered}
+    expect: {returns: 0, counts: {done: 8}}
+  - iova_sync: {range: r, size: 36300}
+    expect: {returns: 0}
+  - iova_info: {range: r}
+    expect: {counts: {links: 9, synced: 9, mappings: 9, in_use: 1, reserved: 69632}}
+  - dma_read: {device: e, range: r, offset: -1, size: 4}
+    id: before_the_range
+  - mappings: {device: e, range: r, size: 4K}
+  - iova_unlink: {range: r, at: 3532, size: 4K}
+  - iova_free: {range: r}
+    expect: {error: StillLinked}
+  - iova_destroy: {range: r, size: 36300}
+  - stream_map: {device: e, buffer: b, size: 4K, direction: from_device}
+    expect: {returns: nonzero}
+  - stream_unmap: {device: e, buffer: b, size: 4K, direction: from_device}
   - noiommu: {enabled: true}
   - enable_vfs: {device: e, count: 2}
     expect: {error: NoSriov, counts: {vfs: 0}}
@@ -128,6 +151,7 @@ expect:
   faults:
     - {device: e, access: read, address: 0x900000, reason: 0x06, step: bad}
     - {requester: "02:00.0", access: write, buffer: b, offset: -4096, reason: 5}
+    - {device: e, access: read, range: r, offset: -1, reason: 6, step: before_the_range}
   kernel_log: ['x\\.y']
   libusdm:
     defect: D3
@@ -189,6 +213,15 @@ def test_arguments_for_the_worker_are_plain_json(scenario: Scenario) -> None:
     assert by_kind["dma_read"] == {"device": "e", "iova": 0x900000, "offset": 0, "size": 16, "device_offset": 0}
     assert by_kind["dma_write"] == {"device": "e", "buffer": "b", "offset": -4096, "size": 4096, "device_offset": 0}
     assert by_kind["register_fd"] == {"fd": "null"}
+    assert by_kind["dma_limits"] == {"device": "e", "bits": 32, "untrusted": True}
+    assert by_kind["iova_alloc"] == {"device": "e", "as": "r", "buffer": "b", "offset": 0x234, "size": 65536}
+    assert by_kind["iova_link"] == {
+        **{"range": "r", "buffer": "b", "offset": 0x234, "at": 0, "size": 3532},
+        **{"direction": "to_device", "attrs": ["mmio", "skip_cpu_sync"]},
+    }
+    assert by_kind["iova_unlink"] == {"range": "r", "at": 3532, "size": 4096, "direction": "both", "attrs": []}
+    assert by_kind["iova_free"] == {"range": "r"}
+    assert ("dma_read", {"device": "e", "range": "r", "offset": -1, "size": 4, "device_offset": 0}) in sent
     assert by_kind["fork"] == {
         "steps": [
             {"kind": "alloc", "args": {"as": "child", "size": 1, "align": 4096, "node": -1}},
@@ -240,7 +273,8 @@ def test_ids(scenario: Scenario) -> None:
     kinds = [step.kind for step in scenario.steps]
     read, fork = kinds.index("dma_read"), kinds.index("fork")
     assert scenario.steps[read].id == "bad"
-    assert scenario.steps_by_id() == {"bad": read, "in_child": fork}
+    later = next(at for at, step in enumerate(scenario.steps) if step.id == "before_the_range")
+    assert scenario.steps_by_id() == {"bad": read, "before_the_range": later, "in_child": fork}
     assert (scenario.id, scenario.file) == ("all", Path("folder/all.yaml"))
 
 

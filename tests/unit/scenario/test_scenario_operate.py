@@ -86,7 +86,7 @@ def test_good(tmp_path: Path, step: str) -> None:
             "expected a buffer with an IOVA, found 'b'",
         ),
         ("operate: {device: q, op: crc32, source_list: {buffer: b}}", "expected a buffer with an IOVA, found 'b'"),
-        ("operate: {device: q, op: crc32, source: [{size: 1}]}", "expected exactly one of buffer and iova"),
+        ("operate: {device: q, op: crc32, source: [{size: 1}]}", "expected exactly one of buffer, range and iova"),
         (
             "operate: {device: q, op: crc32, source: [{iova: 1, offset: 1, size: 1}]}",
             "expected an offset only beside buffer",

@@ -29,7 +29,7 @@ from harness.scenario.defects import DEFECTS, OTHER
 from harness.scenario.expect import StepExpect
 from harness.scenario.machine import Needs
 from harness.scenario.schema import json_schema, main, schema_text
-from usdm import errors
+from usdm import dma_errors, errors
 
 FOLDER = scenarios_dir()
 FILES = find_scenarios([FOLDER])
@@ -49,7 +49,7 @@ def test_there_are_enough_and_none_has_a_mistake() -> None:
     assert len({scenario.title for scenario in LOADED}) == len(LOADED)
     assert len(BARE) >= 40
     assert all(re.fullmatch(r"bare/[a-z0-9_]+", one.id) for one in BARE)
-    families = "amd|dma|libusdm|misbehaviour|noiommu|nvme|qat|remap|sriov|tables|usdm|virtio|vm"
+    families = "amd|dma|iova|libusdm|misbehaviour|noiommu|nvme|qat|remap|sriov|tables|usdm|virtio|vm"
     assert all(re.fullmatch(rf"({families})/[a-z0-9_]+", one) for one in IDS)
 
 
@@ -79,7 +79,7 @@ def is_good(kind: str, expect: StepExpect, *, of_usdm: bool) -> bool:
     """What can fail says what it returns where it does not fail, and the errors that it names exist."""
     if kind in ("alloc", "map") and expect.error is None and not expect.names("returns"):
         return False
-    names = (*dir(outcome), *(dir(errors) if of_usdm else ("CFailure", "NotOffered")))
+    names = (*dir(outcome), *((*dir(errors), *dir(dma_errors)) if of_usdm else ("CFailure", "NotOffered")))
     return expect.error is None or expect.error in names
 
 
@@ -141,6 +141,7 @@ def test_schema_says_what_the_models_say() -> None:
         "device",
         "iova",
         "buffer",
+        "range",
         "offset",
         "size",
         "device_offset",
