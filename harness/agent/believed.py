@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from harness.agent import dma_ranges
+from harness.agent import dma_ranges, pci
 from harness.agent.outcome import Outcome
 from harness.agent.ranges import pack
 from usdm.errors import DeviceNotFound, NoIommuGroup
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SYSFS_GROUPS = "/sys/kernel/iommu_groups"
 SYSFS_IOMMUS = "/sys/class/iommu"
 _VTD = "dmar"
+_VFIO = "vfio-pci"
 
 
 def believed(context: Context, args: dict[str, Any]) -> Outcome:
@@ -46,7 +47,7 @@ def believed(context: Context, args: dict[str, Any]) -> Outcome:
             continue
         container = next((one for one in context.containers if one.holds(group)), None)
         if container is None:
-            found[name] = _kernel_has_it(group)
+            found[name] = _kernel_has_it(group, pci.driver_of(context.addresses[name]))
             continue
         if container.fd not in by_container:
             by_container[container.fd] = _program_has_it(context, container)
@@ -76,11 +77,14 @@ def _untranslated(why: str) -> dict[str, Any]:
     return {"runs": [], "gone": [], "exact": True, "unknown": why, "translated": False}
 
 
-def _kernel_has_it(group: int | None) -> dict[str, Any]:
+def _kernel_has_it(group: int | None, driver: str | None) -> dict[str, Any]:
     """Tell of a device in no container: the kernel maps nothing for it, or all memory where it does not translate.
 
-    Nothing does DMA for such a device through the kernel: it has no driver, or vfio-pci.
+    Nothing does DMA for such a device through the kernel: it has no driver, or vfio-pci. What a driver of the kernel's
+    own has mapped, this program does not know.
     """
+    if driver not in (None, _VFIO):
+        return {**_answer([]), "exact": False, "unknown": f"the kernel's driver {driver} has it"}
     iommus = _iommus()
     if not iommus:
         return _untranslated("there is no IOMMU")
