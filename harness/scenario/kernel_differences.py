@@ -6,7 +6,7 @@ docs/dma-iova.md has more, and what the document of the interface says of each.
 from __future__ import annotations
 
 KERNEL_DIFFERENCES: dict[str, str] = {
-    "K1": "a link is mapped at once: where the IOMMU keeps nothing of what is not mapped, a DMA before the sync arrives",
+    "K1": "a link is mapped at once, and sync makes nothing: a DMA before it arrives",
     "K2": "sync looks at nothing that it is given: it succeeds over a hole",
     "K3": "a link may lie beyond its range, in IOVAs that are somebody else's",
     "K4": "a link may follow one that ends within a granule",

@@ -58,6 +58,7 @@ class PretendedApi:
     """An implementation that registers everything, and notes it."""
 
     name = "pretended"
+    api = None
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
