@@ -113,7 +113,8 @@ class DmaDevice:
             held.link(virt, offset, size, direction, attrs)
         except TypeError as error:
             if not isinstance(error, errors.UsdmError):
-                _integers(virt=virt, offset=offset, size=size)
+                check.address("virt", virt)
+                _integers(offset=offset, size=size)
                 check_access(direction, attrs)
             raise
         finally:

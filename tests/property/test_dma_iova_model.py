@@ -122,11 +122,13 @@ class Model(RuleBasedStateMachine):
         self.mapped: set[int] = set()
         self.ended = False
 
-    @initialize(v2=st.booleans())
-    def register(self, v2: bool) -> None:
+    @initialize(v2=st.booleans(), byte=_byte)
+    def register(self, v2: bool, byte: int) -> None:
         self.container = Container(v2)
         self.fd = self.kernel.vfio.open(self.container)
         self.usdm.register_device(self.fd)
+        for device in (0, 1):
+            self.try_alloc(device, device, byte, 40000)
 
     def teardown(self) -> None:
         self.kernel.heal()
