@@ -63,7 +63,7 @@ class Granules:
             self.taken += size
             return iova
         count = size >> _GRANULE
-        unit, low = before, _ = self._cursors.get(last, _NOWHERE)
+        unit, low = self._cursors.get(last, _NOWHERE)
         start = _fit(self._units[unit], count, low) if unit in self._units else None
         if start is None:
             unit, start = self._elsewhere(unit, count, last)
@@ -71,8 +71,6 @@ class Granules:
         self._units[unit] &= ~(((1 << count) - 1) << start)
         self._free -= count
         self.taken += size
-        if before != unit and self._units.get(before) == _FULL:
-            self._drop(before)  # it was kept for its rest
         return (unit << _SHIFT) + (start << _GRANULE)
 
     def release(self, iova: int, size: int) -> None:
@@ -86,12 +84,8 @@ class Granules:
         free = self._units[unit] | ((1 << count) - 1) << (iova >> _GRANULE) % _COUNT
         self._units[unit] = free
         self._free += count
-        # The unit where a search goes on stays, so that its rest is used first.
-        if free == _FULL and not any(unit == at and low < _COUNT for at, low in self._cursors.values()):
+        if free == _FULL:
             self._drop(unit)
-        if not self.taken:
-            for left in list(self._units):
-                self._drop(left)
 
     def release_all(self) -> None:
         """Give everything back."""
