@@ -103,6 +103,12 @@ def _iommus() -> list[str]:
         return []
 
 
+def group_type(address: str) -> str | None:
+    """Return the kernel's word for the type of a function's IOMMU domain, e.g. `DMA-FQ`; None without an IOMMU."""
+    group = _group(address)
+    return None if group is None else _group_type(group)
+
+
 def _group_type(group: int) -> str | None:
     try:
         with open(f"{SYSFS_GROUPS}/{group}/type") as file:

@@ -23,19 +23,23 @@ _told: dict[str, list[dict[str, Any]]] = {}
 
 
 def kernel_driver(context: Context, args: dict[str, Any]) -> Outcome:
-    """Give a device to a driver of the kernel; values: block, counts (max_bytes, max_segments, alignment).
+    """Give a device to a driver of the kernel; values: block, domain, counts (max_bytes, max_segments, alignment).
+
+    `domain` is the type of the device's IOMMU domain: `identity`, `DMA` (each unmap invalidates at once) or `DMA-FQ`.
 
     Raises:
         DeviceBusy: The program has it open.
         NotSet, NotTaken: See `kernel_driver.give`.
     """
+    from harness.agent import believed
     from harness.agent import kernel_driver as drivers
 
     name = args["device"]
     if name in context.devices:
         raise DeviceBusy(f"'{name}' is open in this program: close it first")
     block = drivers.give(context.address(name), args["driver"])
-    return Outcome(values={"block": block, "counts": drivers.limits(block)})
+    domain = believed.group_type(context.address(name))
+    return Outcome(values={"block": block, "domain": domain, "counts": drivers.limits(block)})
 
 
 def disk_io(context: Context, args: dict[str, Any]) -> Outcome:
@@ -72,10 +76,11 @@ def trace(_context: Context, args: dict[str, Any]) -> Outcome:
     """
     from harness.agent import iova_trace, tracefs
 
+    name = args["name"]
     if _recordings:
         raise NotSet(f"'{next(iter(_recordings))}' is being recorded: end it first")
     tracefs.mount()
-    _recordings[args["name"]] = tracefs.Recording(iova_trace.DEFINITIONS, iova_trace.EVENTS)
+    _recordings[name] = tracefs.Recording(iova_trace.DEFINITIONS, iova_trace.EVENTS)
     return Outcome()
 
 

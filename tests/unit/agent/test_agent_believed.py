@@ -55,6 +55,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Kernel:
     monkeypatch.setattr(container_calls, "unmap_dma", kernel.unmap_dma)
     monkeypatch.setattr(noted_container, "kernel_ioctl", kernel.status)
     monkeypatch.setattr(believed, "iommu_group", lambda address: GROUP)
+    monkeypatch.setattr(believed.pci, "driver_of", lambda address: "vfio-pci")
     monkeypatch.setattr(believed, "SYSFS_GROUPS", str(tmp_path))
     monkeypatch.setattr(believed, "SYSFS_IOMMUS", str(tmp_path / "iommu"))
     (tmp_path / "iommu" / "dmar0").mkdir(parents=True)
@@ -163,6 +164,16 @@ def test_a_device_without_a_group(context: Context, tmp_path: Path, monkeypatch:
     assert ask(context)["unknown"] == "there is no IOMMU"
     (tmp_path / "iommu").rmdir()
     assert ask(context)["unknown"] == "there is no IOMMU"
+
+
+def test_a_device_that_a_kernel_driver_has(
+    context: Context, container: NotedContainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container.groups = {}
+    assert ask(context)["unknown"] == ""
+    monkeypatch.setattr(believed.pci, "driver_of", lambda address: "nvme")
+    found = ask(context)
+    assert (found["unknown"], found["exact"]) == ("the kernel's driver nvme has it", False)
 
 
 def test_a_container_without_an_iommu(context: Context, container: NotedContainer) -> None:

@@ -48,13 +48,17 @@ CAPABILITIES = Capabilities(
 
 
 class Host:
-    """A host with one QEMU build and two images, on which making a template writes two small files."""
+    """A host with one QEMU build and three images, on which making a template writes two small files."""
 
     def __init__(self, tmp_path: Path) -> None:
         self.builds = [QemuBuild("11.1", "11.1.3", "b" * 64, ("qemu",), {}, tmp_path)]
         self.image = Image("trixie", "i" * 64, tmp_path, tmp_path / "k", tmp_path / "r", RELEASE, {}, "2026", 1)
         self.lab = replace(
             self.image, name="lab", key="l" * 64, kernel_release="7.2.12-lab", options=frozenset({"VFIO_NOIOMMU"})
+        )
+        options = frozenset({"FPROBE_EVENTS"})
+        self.newer = replace(
+            self.image, name="trixie-7.2", key="n" * 64, kernel_release="7.3.1+deb13-amd64", options=options
         )
         self.capabilities = CAPABILITIES
         self.made: list[MachineSpec] = []
@@ -67,7 +71,7 @@ class Host:
         raise InfrastructureError(f"QEMU {name} is not in the cache", hint="fetch it")
 
     def find_image(self, name: str) -> Image:
-        for image in (self.image, self.lab):
+        for image in (self.image, self.newer, self.lab):
             if image.name == name:
                 return image
         raise InfrastructureError(f"the image '{name}' is not in the cache", hint="build it")
@@ -148,7 +152,7 @@ def test_build_without_a_path_makes_what_all_scenarios_need(host: Host):
     assert len({one["key"] for one in found["templates"]}) == len(found["templates"])
     told = {(one["kernel"], one["machine"]) for one in found["templates"]}
     assert len(told) == len(found["templates"]), "rows look alike"
-    assert {kernel for kernel, _ in told} == {RELEASE, "7.2.12-lab"}
+    assert {kernel for kernel, _ in told} == {RELEASE, "7.3.1+deb13-amd64", "7.2.12-lab"}
     assert current_keys() > {one["key"] for one in found["templates"]}, "KVM's are current as well"
 
 
@@ -162,7 +166,7 @@ def test_a_device_on_bus_0_is_in_the_template_and_is_named(host: Host):
 def test_a_scenario_that_would_be_skipped_needs_none(host: Host, tmp_path: Path):
     file = tmp_path / "new.yaml"
     text = Path(PLAIN).read_text(encoding="utf-8")
-    file.write_text(re.sub("^needs:.*\n", "", text, flags=re.MULTILINE) + 'needs: {kernel: ">=7.0"}\n')
+    file.write_text(re.sub("^needs:.*\n", "", text, flags=re.MULTILINE) + 'needs: {kernel: ">=9.0"}\n')
     done = invoke("build", str(file))
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("skipped, so without a template: new (")
@@ -339,7 +343,8 @@ def test_all_are_removed_although_the_scenarios_are_wrong(host: Host, monkeypatc
         (["nonsense"], 2, "nonsense"),
     ],
 )
-def test_a_users_mistake_is_named_and_has_no_traceback(words: list[str], status: int, said: str):
+def test_a_users_mistake_is_named_and_has_no_traceback(host: Host, words: list[str], status: int, said: str):
+    host.newer = replace(host.newer, name="not there")
     done = invoke(*words)
     assert done.exit_code == status, done.output
     assert said in done.stderr

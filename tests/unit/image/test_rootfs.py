@@ -169,6 +169,7 @@ def test_facts_and_files_are_all_that_is_left(packages: Path, tmp_path: Path) ->
         "options": ["PCI", "VFIO"],
         "python": "3.13",
         "modules": ["vfio", "vfio_pci"],
+        "modules_on_demand": [],
     }
     assert sorted(path.name for path in out.iterdir()) == ["initrd.img", "vmlinux"]
     assert (out / "vmlinux").read_bytes().startswith(b"\x7fELF")
@@ -234,6 +235,27 @@ def test_modules_are_listed_in_load_order(packages: Path, tmp_path: Path) -> Non
     assert found[f"usr{folder}/vfio_pci.ko"][1] == module("vfio_pci", "vfio")
     assert found[f"usr{folder}/modules.dep"][1] == b"vfio.ko:\nvfio_pci.ko: vfio.ko\n"
     assert f"usr{folder}/unasked.ko" not in found
+
+
+def test_modules_on_demand_lie_there_and_are_not_loaded(packages: Path, tmp_path: Path) -> None:
+    kernel = f"usr/lib/modules/{RELEASE}/kernel"
+    for name, *needs in (("crc", ""), ("auth", "crc"), ("core", "auth"), ("disk", "core,vfio,auth")):
+        put(packages, f"{kernel}/{name}.ko", module(name, *filter(None, needs)))
+    recipe = RECIPE.model_copy(update={"modules_on_demand": ("disk", "vfio-pci")})
+    out = tmp_path / "out"
+    out.mkdir()
+    facts = build_files(packages, recipe, images(tmp_path / "images"), out)
+    assert (facts["modules"], facts["modules_on_demand"]) == (["vfio", "vfio_pci"], ["crc", "auth", "core", "disk"])
+    found = entries((out / "initrd.img").read_bytes())
+    folder = f"/lib/modules/{RELEASE}"
+    assert found["etc/harness/modules"][1].decode().splitlines() == [f"{folder}/vfio.ko", f"{folder}/vfio_pci.ko"]
+    assert found[f"usr{folder}/disk.ko"][1] == module("disk", "core,vfio,auth")
+    listed = dict(line.split(":") for line in found[f"usr{folder}/modules.dep"][1].decode().splitlines())
+    # All that it needs, the last to be loaded first: busybox' modprobe loads them from the right.
+    needs = [name.removesuffix(".ko") for name in listed["disk.ko"].split()]
+    assert set(needs) == {"crc", "auth", "core", "vfio"}
+    assert needs.index("core") < needs.index("auth") < needs.index("crc")
+    assert listed["vfio_pci.ko"] == " vfio.ko"
 
 
 def test_two_builds_give_the_same_bytes(packages: Path, tmp_path: Path) -> None:

@@ -159,18 +159,72 @@ def test_an_image_that_is_here_knows_better(images: Images):
 
 def test_kernels_beside_the_default_are_named_once(images: Images):
     many = [scenario(needs) for needs in ("{}", "{VFIO_NOIOMMU: true}", "{IOMMUFD: true}", "{SOUND: true}")]
-    assert kernels_beside(many, STOCK) == ["lab"]
-    assert kernels_beside(many, LAB | {"IOMMUFD", "SOUND"}) == []
+    stock = images.here["trixie"]
+    assert kernels_beside(many, stock) == ["lab"]
+    assert kernels_beside(many, replace(stock, options=LAB | {"IOMMUFD", "SOUND"})) == []
+    newer = [parse_scenario(RELEASE % need, "x.yaml") for need in (">=6.16", ">=7.0", "<9")]
+    assert kernels_beside([*newer, *many], stock) == ["7.2", "lab"]
 
 
-@pytest.mark.parametrize(("kernels", "built"), [((), ["trixie", "lab"]), (("6.12",), ["trixie"])])
+RELEASE = 'title: t\nsource: s\nmachine: {}\nneeds: {kernel: "%s"}\nsteps: [{at_fork: {}}]\n'
+
+
+def released(need: str, options: str = "{}") -> Cell:
+    text = (RELEASE % need).replace("needs: {", f"needs: {{kernel_options: {options}, ")
+    return Cell(parse_scenario(text, "x.yaml"), "11.1", "6.12", "a/b")
+
+
+@pytest.mark.parametrize(
+    ("need", "kernel"), [(">=6.16", "7.2"), ("<6.16", "6.12"), (">=6.1", "6.12"), (">=7.2, <8", "7.2"), (">=9", None)]
+)
+def test_a_release_is_known_before_the_image_is_built_and_debians_come_first(
+    images: Images, need: str, kernel: str | None
+):
+    assert kernel_with(released(need).scenario.needs) == kernel
+
+
+def test_with_options_too_a_kernel_that_has_them_for_sure_comes_first(images: Images):
+    assert kernel_with(released(">=6.16", "{VFIO_NOIOMMU: true}").scenario.needs) == "lab"
+    # Nobody knows what the image will have: it is taken for its release, and skipped when it lacks them after all.
+    assert kernel_with(released(">=6.16", "{SOUND: true}").scenario.needs) == "7.2"
+    assert kernel_with(released(">=9", "{SOUND: true}").scenario.needs) is None
+
+
+def test_a_scenario_moves_to_the_kernel_of_its_release(images: Images):
+    newer = replace(images.here["trixie"], name="trixie-7.2", kernel_release="7.2.12+deb13-amd64")
+    images.here["trixie-7.2"] = newer
+    cells, resources = choose_kernels([cell("{}"), released(">=6.16")], RunOptions(), images.resources, quiet)
+    assert [one.kernel for one in cells] == ["6.12", "7.2"]
+    assert resources.images["7.2"] is newer
+    assert [unmet(one, resources) for one in cells] == [None, None]
+
+
+def test_a_release_that_is_not_here_is_asked_for(images: Images):
+    said = r"^a/b needs a kernel of release >=6.16: the image 'trixie-7.2' is not"
+    with pytest.raises(InfrastructureError, match=said) as caught:
+        choose_kernels([released(">=6.16")], RunOptions(), images.resources, quiet)
+    assert caught.value.hint == "harness image build trixie-7.2; with --kernel 6.12 it is skipped"
+
+
+def test_a_chosen_kernel_of_another_release_is_kept_and_the_reason_says_which_would_do(images: Images):
+    cells, resources = [released(">=6.16")], images.resources
+    assert choose_kernels(cells, RunOptions(kernels=("6.12",)), resources, quiet) == (cells, resources)
+    assert unmet(cells[0], resources) == "needs kernel >=6.16, this is 6.12.88; --kernel 7.2 is such a kernel"
+
+
+def test_a_release_that_no_kernel_has_stays_and_is_skipped(images: Images):
+    (one,), resources = choose_kernels([released(">=9")], RunOptions(), images.resources, quiet)
+    assert (one.kernel, unmet(one, resources)) == ("6.12", "needs kernel >=9, this is 6.12.88")
+
+
+@pytest.mark.parametrize(("kernels", "built"), [((), ["trixie", "lab", "trixie-7.2"]), (("6.12",), ["trixie"])])
 def test_fetch_gets_what_the_projects_scenarios_need_unless_a_kernel_is_named(
     images: Images, monkeypatch: pytest.MonkeyPatch, kernels: tuple[str, ...], built: list[str]
 ):
     monkeypatch.setattr(run_resources, "fetch_build", lambda name, **how: images.resources.emulations["11.1"].build)
     said: list[str] = []
     fetch_all(RunOptions(kernels=kernels), (), said.append)
-    assert [name for _, name in images.asked] == built
+    assert {name for _, name in images.asked} == set(built)
     assert ("some scenarios need kernel lab" in said) is ("lab" in built)
 
 

@@ -21,7 +21,7 @@ title: all kinds of steps
 source: s
 machine:
   {iommu: intel, aw_bits: 39, memory: 1G, vm: true, cpus: 2, kernel_args: [a=b, c],
-  devices: {e: {model: edu, at: 02:00.0}, q: {model: qat, at: 03:00.0}}}
+  devices: {e: {model: edu, at: 02:00.0}, q: {model: qat, at: 03:00.0}, d: {model: nvme, at: 04:00.0}}}
 needs: {qemu: ">=10.0"}
 timeout: 2m
 steps:
@@ -106,6 +106,15 @@ steps:
   - operate: {device: q, op: fill, destination: [{iova: 0x1000, size: 8}], wait: false}
   - resume: {device: q}
   - collect: {device: q, seconds: 0.5}
+  - kernel_driver: {device: d}
+    expect: {counts: {alignment: 4}}
+  - trace: {name: t}
+  - disk_io: {device: d, at: 1M, piece: 512, pieces: 4, stride: 4K, offset: 4, order: scattered, op: read, seed: 1}
+    expect: {equal: true, counts: {bytes: 2048}}
+  - trace_end: {name: t}
+    expect: {shapes: [refused, streaming], counts: {lost: 0}}
+  - replay: {device: e, trace: t}
+    expect: {counts: {calls: 1}}
   - vanish: {device: q}
   - surprise_removal: {device: q, keep: true}
     expect: {counts: {asked: 1}}
