@@ -12,6 +12,9 @@ from harness.agent.kernel_dma import KernelDma
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from harness.agent.kernel_device import KernelDevice
+LOG = "/dev/kmsg"
+"""Where the kernel warns."""
+
 
 class State:
     """A struct dma_iova_state of the caller's: the IOVA of the first byte, and the bytes; both 0 without a range."""
@@ -32,7 +35,7 @@ class OnKernel(KernelDma):
     """The implementation `kernel`."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(LOG)
         self._edus: dict[str, KernelEdu] = {}
 
     def open_device(self, name: str, address: str) -> KernelEdu:

@@ -1,4 +1,4 @@
-"""The same steps on Intel's C library: what nobody knew of fails, what has gone fails, and versions are told apart."""
+"""The same steps on an oracle: what nobody knew of fails, what has gone fails, and versions are told apart."""
 
 from __future__ import annotations
 
@@ -49,6 +49,29 @@ def test_a_defect_that_is_not_seen_any_more_fails(tmp_path: Path):
     (cell,) = run(tmp_path / "out", file, on="libusdm")
     assert cell.outcome is Outcome.FAIL, cell_text(cell)
     assert "known as D6" in cell.message
+
+
+@pytest.mark.timeout(600)
+def test_a_difference_of_the_kernel_that_no_scenario_names_fails(tmp_path: Path):
+    known = "    kernel: {differs: K14, expect: {returns: 0}}\n"
+    file = changed(tmp_path, "iova/hole.yaml", known, "")
+    (cell,) = run(tmp_path / "out", file, on="both")
+    assert cell.outcome is Outcome.FAIL, cell_text(cell)
+    assert cell.verdict is not None
+    failed = [check for check in cell.verdict.checks if not check.passed]
+    names = {check.name.partition(": ")[0] for check in failed}
+    assert names == {"kernel", f"both do step {failed[0].step} (iova_sync)"}
+    assert cell.verdict.findings == ()
+
+
+@pytest.mark.timeout(600)
+def test_a_difference_of_the_kernel_that_is_not_seen_any_more_fails(tmp_path: Path):
+    expect = "  - iova_sync: {range: r0, size: 4K}\n    expect: {returns: 0}\n"
+    gone = expect + "    kernel: {differs: K14, expect: {error: KernelRefused, returns: -2}}\n"
+    file = changed(tmp_path, "iova/hole.yaml", expect, gone)
+    (cell,) = run(tmp_path / "out", file, on="kernel")
+    assert cell.outcome is Outcome.FAIL, cell_text(cell)
+    assert "known as K14" in cell.message
 
 
 @pytest.mark.timeout(600)

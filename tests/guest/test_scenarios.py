@@ -18,6 +18,7 @@ from harness.run import run_scenarios
 from harness.run.options import RunOptions
 from harness.scenario import Scenario, find_scenarios, load_scenario
 from harness.scenario.defects import DEFECTS
+from harness.scenario.kernel_differences import KERNEL_DIFFERENCES
 
 # Those without a guest have a test of their own: test_bare.py.
 FILES = [file for file in find_scenarios([scenarios_dir()]) if file.parent.name != "bare"]
@@ -64,8 +65,8 @@ BOOTED = _booted()
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[Path, CellResult], dict[Path, CellResult]]:
     """All scenarios on clones, and those of BOOTED on guests that were booted for them.
 
-    On clones first on both implementations; then those that are for one only on that, and for a newer kernel on that. A
-    few of these take long and leave a core alone, so the booted ones run beside them.
+    On clones first on usdm and on the scenario's oracle; then those that are for one only on that, and for a newer kernel
+    on that. A few of these take long and leave a core alone, so the booted ones run beside them.
     """
     out = Path(os.environ.get("HARNESS_TEST_OUT") or tmp_path_factory.mktemp("run") / "out")
     both = run_scenarios(RunOptions(paths=tuple(FILES), out=out, implementation="both", fetch=True), Progress())
@@ -123,7 +124,7 @@ def test_scenario(cloned: dict[Path, CellResult], file: Path):
     assert cell.versions is not None
     assert len(cell.versions.template) == (64 if cell.start == "clone" else 0)
     folder = Path(cell.folder)
-    for side in ("usdm", "libusdm") if cell.implementation == "both" else (".",):
+    for side in ("usdm", cell.oracle.name) if cell.oracle is not None and cell.implementation == "both" else (".",):
         for name in ("console.log", "kernel.log", "qmp.log", "qemu.log", "qemu.sh"):
             assert (folder / side / name).is_file(), (side, name)
     assert (folder / "verdict.json").is_file()
@@ -135,6 +136,15 @@ def test_every_known_defect_of_the_c_library_is_seen(cloned: dict[Path, CellResu
     assert set(DEFECTS) <= seen
 
 
+@pytest.mark.timeout(1500)
+def test_every_known_difference_of_the_kernel_is_seen(cloned: dict[Path, CellResult]):
+    on_kernel = [cell for cell in cloned.values() if cell.oracle is not None and cell.oracle.name == "kernel"]
+    assert len(on_kernel) > 20
+    assert all(cell.evidence is not None and cell.reference is not None for cell in on_kernel)
+    seen = {one.defect for cell in on_kernel if cell.verdict for one in cell.verdict.findings}
+    assert seen == set(KERNEL_DIFFERENCES)
+
+
 def judged(cell: CellResult) -> dict[str, object]:
     """What a verdict says, without what differs from guest to guest: times, and addresses within the program."""
     assert cell.verdict is not None, cell_text(cell)
@@ -142,7 +152,7 @@ def judged(cell: CellResult) -> dict[str, object]:
     checks = [(check.name.removeprefix("usdm: "), check.passed, check.expected) for check in cell.verdict.checks]
     return {
         "outcome": cell.outcome,
-        "checks": [check for check in checks if not check[0].startswith(("libusdm: ", "both "))],
+        "checks": [check for check in checks if not check[0].startswith(("libusdm: ", "kernel: ", "both "))],
         "faults": {(fault.requester, fault.access, fault.address, fault.reason, fault.step) for fault in traced},
         "steps": [step.kind for step in cell.evidence.steps] if cell.evidence else [],
     }

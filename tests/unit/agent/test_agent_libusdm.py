@@ -248,7 +248,8 @@ def test_only_the_librarys_own_failure_means_that_there_is_no_translation(fake: 
 
 
 def test_implementations_by_name(fake: FakeLibrary) -> None:
-    assert [implementations.find(name).name for name in implementations.NAMES] == ["usdm", "libusdm"]
+    assert [implementations.find(name).name for name in ("usdm", "libusdm")] == ["usdm", "libusdm"]
+    assert implementations.NAMES == ("usdm", "libusdm", "kernel")
     assert isinstance(implementations.find("usdm"), Usdm)
     assert isinstance(implementations.find("libusdm"), CLibrary)
     for name in ("both", "", "LIBUSDM"):
