@@ -41,6 +41,7 @@ def _unit(session: nox.Session) -> None:
 FETCH = (
     *("harness", "fetch", "--qemu", "11.1", "--qemu", "10.0", "--qemu", "7.2"),
     *("--kernel", "6.12", "--kernel", "7.2", "--kernel", "lab", "--libusdm", "26.08", "--libusdm", "24.02"),
+    *("--module", "7.2"),
 )
 
 

@@ -89,6 +89,9 @@ MAIN: dict[str, Any] = {
     "masks": {"64": [1, 0], "32": [1, 0], "20": [1, 0], "13": [1, 0], "12": ["false", 0]},
     "attributes": [0, 0, 0, 0, None],
     "streaming": [512, 0, "map 4096", None, "NothingMapped", "WouldStop", 0],
+    "streaming_undone_otherwise": [True, None, "unmap 4096", False, True, None, "unmap 4096", True],
+    # The call; what is pinned later; the device's write; a second one who opens it.
+    "unbound": ["ENODEV", 0, False, "EBUSY"],
     "memory_of_the_program": ["NotContiguous", "NotPinned", 0, None],
     # Pinned while something is left mapped; not when the file was closed, and the device reaches nothing.
     "closed_linked": [4, 0, False],

@@ -160,6 +160,7 @@ static void reap(struct edu *edu, dma_addr_t start, dma_addr_t end)
 
 /* ---- undoing */
 
+/* Of what was bounced, the bounce buffer is lost: only the kernel's own unlink finds it, and that was not called. */
 static void unmap_rest(struct edu *edu, struct piece *piece)
 {
 	struct iommu_domain *domain = iommu_get_domain_for_dev(&edu->pdev->dev);

@@ -3,6 +3,7 @@
 Usage: python3 kernel_answers.py main|bounce
 """
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from harness.agent import kernel_device, own_memory, pagemap
 from harness.agent.kernel_dma import KernelDma
 from harness.agent.outcome import StepError
+from usdm.errors import DeviceError
 
 PAGE = 4096
 HUGE = 2 << 20
@@ -333,6 +335,42 @@ def streaming(case):
     return [*said, case.call("dma_map_single", case.dev, case.mem, 100, NONE), case.dev.info().pinned]
 
 
+def streaming_undone_otherwise(case):
+    """Unmapping 100 bytes, the other way, of a page; then the first of two pages."""
+    loader = case.alloc()
+    case.link(loader, 0)
+    case.load(loader)
+    said = []
+    for size, undone, at in ((PAGE, 100, 0), (2 * PAGE, PAGE, PAGE)):
+        addr = case.call("dma_map_single", case.dev, case.mem + PAGE, size, FROM_DEVICE)
+        case.events()
+        said += [case.writes(addr + at, PAGE + at), case.call("dma_unmap_single", case.dev, addr, undone, TO_DEVICE)]
+        said += [*case.events(), case.writes(addr + at, PAGE + at)]
+    return said
+
+
+def unbound(case):
+    """The driver is unbound while its file is open; then it gets the device again."""
+    state = case.alloc()
+    addr = state.addr
+    case.link(state, 0, 4 * PAGE)
+    case.load(state)
+    driver = f"/sys/bus/pci/drivers/{kernel_device.MODULE}"
+    Path(f"{driver}/unbind").write_text("0000:02:00.0")
+    try:
+        case.sync(state)
+    except DeviceError as error:
+        said = [errno.errorcode[error.errno]]
+    Path(f"{driver}/bind").write_text("0000:02:00.0")
+    with Case(case.mem) as again:
+        said += [again.dev.info().pinned, again.writes(addr, 0)]
+        try:
+            kernel_device.KernelDevice("02:00.0")
+        except DeviceError as error:
+            said.append(errno.errorcode[error.errno])
+    return said
+
+
 def memory_of_the_program(case):
     # The same memory twice, filled from its start on: after its last page comes its first one.
     memory = own_memory.take(2 * own_memory.PIECE, "repeated")
@@ -417,7 +455,17 @@ MAIN = (
     *(good, memory_unaligned, size_unaligned, other_offset, overlap, beyond, without_range, part_of_a_page),
     *(part_of_a_link, part_of_a_large_page, hole, free_linked, destroy_shorter, destroy_nothing, destroy_longer),
     *(directions, other_direction, before_sync, sync_anything, unlink_before_sync, sizes, state_again, state_after),
-    *(given_again, masks, attributes, streaming, memory_of_the_program, closed_linked, no_bounce_buffers),
+    *(
+        given_again,
+        masks,
+        attributes,
+        streaming,
+        streaming_undone_otherwise,
+        unbound,
+        memory_of_the_program,
+        closed_linked,
+        no_bounce_buffers,
+    ),
 )
 BOUNCE = (bounce_head_moved, bounce, bounce_protects)
 
