@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "usdm"))
-from usdm_fake_vfio import FakeContainer, FakeVfio
+from usdm_fake_vfio import MAP, UNMAP, FakeContainer, FakeVfio
 from usdm_faulty_kernel import FaultyKernel
 
 from usdm import dma_iova as api
@@ -131,7 +131,6 @@ class Model(RuleBasedStateMachine):
             self.try_alloc(device, device, byte, 40000)
 
     def teardown(self) -> None:
-        self.kernel.heal()
         self.usdm.close()
         assert self.container.entries == {}
         assert self.usdm.statistics()["iova_free"] == WHOLE
@@ -284,7 +283,7 @@ class Model(RuleBasedStateMachine):
         if span.tiling(offset, end) or at >= len(new):
             return
         before = self._held()
-        self.kernel.fail("ioctl", number, at)
+        self.kernel.vfio.fail(MAP, number, at)
         with pytest.raises({errno.ENOMEM: LockedMemoryLimit, errno.ENOSPC: TooManyMappings}[number]):
             self.devices[span.device].sync(self.states[which], offset, end - offset)
         assert self._held() == before
@@ -299,7 +298,7 @@ class Model(RuleBasedStateMachine):
         unmaps = span is not None and any(link.synced for at, link in span.links.items() if offset <= at < end)
         calls = len(self.kernel.vfio.calls)
         if fails and unmaps and not wrong:
-            self.kernel.fail("ioctl", errno.EINVAL)
+            self.kernel.vfio.fail(UNMAP, errno.EINVAL)
             wrong = {"UnmapFailed"}
         device = span.device if span else 0
         if self._call(wrong, "unlink", device, self.states[which], offset, end - offset, direction):
