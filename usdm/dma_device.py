@@ -8,6 +8,8 @@ from usdm.limits import MAX_U64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from usdm.dma_domain import Domain
     from usdm.driver import Usdm
 
@@ -100,23 +102,23 @@ class DmaDevice:
             BounceBuffer, BounceRefused: The device is untrusted, and these are no whole granules.
             RangeOverflow: The memory ends beyond 64 bits.
         """
+        held = state.range if type(state) is DmaIovaState else None
+        if held is None or held.device is not self:
+            self._refuse(state)
+        lock = held.domain.lock
+        lock.acquire()  # a with statement takes twice as long
         try:
-            held: Range = state.range  # type: ignore[assignment]  # None is refused below
-            lock = held.domain.lock
-            lock.acquire()
-            try:
-                if state.range is held and held.device is self:
-                    held.link(virt, offset, size, direction, attrs)
-                    return
-            finally:
-                lock.release()
-        except (AttributeError, TypeError) as error:
-            if isinstance(error, errors.UsdmError):
-                raise
-            for name, value in (("virt", virt), ("offset", offset), ("size", size)):
-                check.integer(name, value)
-            check_access(direction, attrs)
-        self._refuse(state)
+            if state.range is not held:
+                self._refuse(state)
+            held.link(virt, offset, size, direction, attrs)
+        except TypeError as error:
+            if not isinstance(error, errors.UsdmError):
+                check.address("virt", virt)
+                _integers(offset=offset, size=size)
+                check_access(direction, attrs)
+            raise
+        finally:
+            lock.release()
 
     def sync(self, state: DmaIovaState, offset: int, size: int) -> None:
         """Have the device see the links of a part of the range: each one becomes a mapping. All of them, or none.
@@ -253,19 +255,17 @@ class DmaDevice:
 
     def _range(self, state: DmaIovaState) -> Range:
         """Return the range of a state, as it is without the lock."""
-        if isinstance(state, DmaIovaState):
-            held = state.range
-            if held is not None and held.device is self:
-                return held
-        self._refuse(state)
-        raise AssertionError("a state without a range of this device is refused")
+        held = state.range if isinstance(state, DmaIovaState) else None
+        if held is None or held.device is not self:
+            self._refuse(state)
+        return held
 
     def _still(self, state: DmaIovaState, held: Range) -> None:
         """Look again with the lock held: another thread may have ended the range."""
         if state.range is not held:
             self._refuse(state)
 
-    def _refuse(self, state: DmaIovaState) -> None:
+    def _refuse(self, state: DmaIovaState) -> NoReturn:
         """Raise what is wrong with a state."""
         if not isinstance(state, DmaIovaState):
             raise errors.BadArgument("state", state, "it is no DmaIovaState")

@@ -120,7 +120,7 @@ class Range:
             attrs
             or (virt | start | self.pad + tail) & MASK
             or not tail <= offset < end <= self.size
-            or (end & MASK and self.whole)
+            or (size & MASK and self.whole)
             or not 0 < virt < _TOP
             or direction not in ACCESS
         ):

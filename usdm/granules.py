@@ -49,7 +49,7 @@ class Granules:
 
         Args:
             size: Bytes, a multiple of 4 KiB, at least one granule.
-            last: The highest IOVA that may be used.
+            last: The highest IOVA that may be used. A unit that goes beyond it is not taken for it.
 
         Returns:
             The first IOVA, a multiple of 4 KiB; of 2 MiB for 2 MiB and more.
@@ -63,16 +63,14 @@ class Granules:
             self.taken += size
             return iova
         count = size >> _GRANULE
-        unit, low = before, _ = self._cursors.get(last, _NOWHERE)
+        unit, low = self._cursors.get(last, _NOWHERE)
         start = _fit(self._units[unit], count, low) if unit in self._units else None
         if start is None:
-            unit, start = self._elsewhere(unit, count, last)
+            unit, start = self._elsewhere(unit, low, count, last)
         self._cursors[last] = unit, start + count
         self._units[unit] &= ~(((1 << count) - 1) << start)
         self._free -= count
         self.taken += size
-        if before != unit and self._units.get(before) == _FULL:
-            self._drop(before)  # it was kept for its rest
         return (unit << _SHIFT) + (start << _GRANULE)
 
     def release(self, iova: int, size: int) -> None:
@@ -86,12 +84,8 @@ class Granules:
         free = self._units[unit] | ((1 << count) - 1) << (iova >> _GRANULE) % _COUNT
         self._units[unit] = free
         self._free += count
-        # The unit where a search goes on stays, so that its rest is used first.
-        if free == _FULL and not any(unit == at and low < _COUNT for at, low in self._cursors.values()):
+        if free == _FULL:
             self._drop(unit)
-        if not self.taken:
-            for left in list(self._units):
-                self._drop(left)
 
     def release_all(self) -> None:
         """Give everything back."""
@@ -138,8 +132,12 @@ class Granules:
             else:
                 self._iovas.release(unit << _SHIFT, IOVA_SLAB_SIZE)
 
-    def _elsewhere(self, behind: int, count: int, last: int) -> tuple[int, int]:
-        """Return a unit and the first of `count` free granules in it, not in the rest of the unit `behind`."""
+    def _elsewhere(self, behind: int, low: int, count: int, last: int) -> tuple[int, int]:
+        """Return a unit and the first of `count` free granules in it, not in the rest of the unit `behind`.
+
+        A new unit is begun at `low`, where the last one was left: where units go back at once, each granule of one has
+        its turn before the first one comes again.
+        """
         crowded = self._free > max(_FREE_UNITS, len(self._units) // 2) * _COUNT
         found = self._again(behind, count, last) if crowded else None
         if found is not None:
@@ -153,7 +151,7 @@ class Granules:
             return found
         self._units[unit] = _FULL
         self._free += _COUNT
-        return unit, 0
+        return unit, low if low + count <= _COUNT else 0
 
     def _again(self, behind: int, count: int, last: int) -> tuple[int, int] | None:
         """Look through the units that are held, from the one after `behind` on, in the order of IOVAs."""

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from harness.agent.kernel_log import KernelLog
     from harness.agent.noted_container import NotedContainer
     from harness.agent.noted_ioas import NotedIoas
-    from usdm.vfio import Container, Device
+    from harness.agent.queue_memory import DmaSpace
+    from usdm.vfio import Device
 
 DEFAULT_CONTAINER = "default"
 _ADDRESSES = 1 << 64
@@ -264,7 +265,7 @@ class Context:
         return iova
 
 
-def _drive(device: Device, container: Container | NotedIoas) -> Engine:
+def _drive(device: Device, container: DmaSpace) -> Engine:
     """Return the driver of a device that has just been opened; the device is closed when that fails."""
     from harness.agent import edu, nvme, qat, qat_layout
     from usdm import vfio_uapi

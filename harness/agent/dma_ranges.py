@@ -101,12 +101,12 @@ class Dma:
 
     Attributes:
         ranges: Ranges by name.
-        streams: Mappings of the streaming API by buffer and offset.
+        streams: Mappings of the streaming API by buffer and offset, the last one last.
     """
 
     def __init__(self) -> None:
         self.ranges: dict[str, Range] = {}
-        self.streams: dict[tuple[str, int], Stream] = {}
+        self.streams: dict[tuple[str, int], list[Stream]] = {}
         self._limits: dict[str, tuple[int, bool]] = {}
         self._devices: dict[str, Any] = {}
 
@@ -156,6 +156,11 @@ class Dma:
             self.ranges[name] = Range(name, dev, own() if own else _state())
         return self.ranges[name]
 
+    def end_stream(self, iova: int, space: Space) -> None:
+        """Take note that a mapping of the streaming API has ended, under whatever place it is known."""
+        for streams in self.streams.values():
+            streams[:] = [stream for stream in streams if (stream.iova, stream.space) != (iova, space)]
+
     def believed(self, space: Space) -> list[Mapped]:
         """Return what is mapped in a space: whole granules."""
         return [_granules(*one) for one in self._mapped(space)]
@@ -166,9 +171,10 @@ class Dma:
                 for offset, link in one.links.items():
                     if link.synced:
                         yield one.iova + offset, link.size, link.access
-        for stream in self.streams.values():
-            if stream.space == space:
-                yield stream.iova, stream.size, stream.access
+        for streams in self.streams.values():
+            for stream in streams:
+                if stream.space == space:
+                    yield stream.iova, stream.size, stream.access
 
 
 def registered(context: Context) -> Space:

@@ -22,7 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from usdm.vfio import Container, Device
+    from harness.agent.queue_memory import DmaSpace
+    from usdm.vfio import Device
 
 CLASS_CODE = 0x010802
 NAMESPACE = 1
@@ -68,7 +69,7 @@ class Nvme(MappedEngine):
         longest: Bytes that a command can copy, once started.
     """
 
-    def __init__(self, device: Device, container: Container) -> None:
+    def __init__(self, device: Device, container: DmaSpace) -> None:
         """Take the device over; it is closed when that fails.
 
         Args:

@@ -24,7 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from usdm.vfio import Container, Device
+    from harness.agent.queue_memory import DmaSpace
+    from usdm.vfio import Device
 
 _REQUEST_PAGE, _RESPONSE_PAGE, _LIST_PAGES, _PAGES = 0, 1, range(2, 14), 14
 # The last word of the responses' page tells whose the rings are: a forked child and its parent know their own.
@@ -44,7 +45,7 @@ class Qat(MappedEngine):
         events: An eventfd for each vector.
     """
 
-    def __init__(self, device: Device, container: Container) -> None:
+    def __init__(self, device: Device, container: DmaSpace) -> None:
         """Take the device over; it is closed when that fails.
 
         Args:

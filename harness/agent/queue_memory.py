@@ -18,9 +18,26 @@ from usdm.vfio import full_bdf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Literal
+    from typing import Literal, Protocol
 
-    from usdm.vfio import Container
+    from usdm.vfio_uapi import IommuInfo
+
+    class DmaSpace(Protocol):
+        """Where a device is: a container, or an IOAS."""
+
+        @property
+        def no_iommu(self) -> bool:
+            """Addresses are physical."""
+
+        def info(self) -> IommuInfo:
+            """Tell the usable IOVAs."""
+
+        def map_dma(self, vaddr: int, iova: int, size: int, *, read: bool = True, write: bool = True) -> None:
+            """Map memory of the process."""
+
+        def unmap_dma(self, iova: int, size: int) -> int:
+            """Unmap it."""
+
 
 PAGE = 4096
 PLACE = 64 * 1024
@@ -76,7 +93,7 @@ class QueueMemory:
         addresses: The address of each page for the device.
     """
 
-    def __init__(self, container: Container, bdf: str, pages: int) -> None:
+    def __init__(self, container: DmaSpace, bdf: str, pages: int) -> None:
         """Take the memory and let the device reach it.
 
         Raises:

@@ -150,18 +150,19 @@ def stream_map(context: Context, args: dict[str, Any]) -> Outcome:
         return Outcome(iova, error=error)
     context.buffer(args["buffer"]).iova = iova - offset
     access, space = _ACCESS[args.get("direction", "both")], context.dma.space(context, args["device"])
-    context.dma.streams[args["buffer"], offset] = Stream(iova, args["size"], access, space)
+    made = context.dma.streams.setdefault((args["buffer"], offset), [])
+    made.append(Stream(iova, args["size"], access, space))
     return Outcome(iova, {"iova": iova, "inside": virt % GRANULE})
 
 
 def stream_unmap(context: Context, args: dict[str, Any]) -> Outcome:
     """Call dma_unmap_single of what the buffer was mapped to at this offset last; values: iova."""
-    dev, place = context.dma.device(context, args["device"]), (args["buffer"], args.get("offset", 0))
-    stream = context.dma.streams.get(place)
-    iova = context.iova(args) if stream is None else stream.iova
+    dev = context.dma.device(context, args["device"])
+    made = context.dma.streams.get((args["buffer"], args.get("offset", 0)))
+    iova = made[-1].iova if made else context.iova(args)
     _, error = context.api.call("dma_unmap_single", dev, iova, args["size"], *_way(args))
     if error is None:
-        context.dma.streams.pop(place, None)
+        context.dma.end_stream(iova, context.dma.space(context, args["device"]))
     return Outcome(values={"iova": iova}, error=error)
 
 

@@ -8,8 +8,25 @@ from typing import Final
 
 from harness.results import CellResult, Evidence, StepEvidence
 
-_MAPPING: Final = {"alloc": "as", "map": "buffer", "container_map": "buffer", "remap": "buffer"}
-_ENDING: Final = frozenset({"unmap", "free", "container_unmap", "unremap", "unregister", "mem_destroy"})
+_MAPPING: Final = {
+    "alloc": "as",
+    "map": "buffer",
+    "container_map": "buffer",
+    "remap": "buffer",
+    "iova_alloc": "as",
+    "stream_map": "buffer",
+}
+_ENDING: Final = frozenset(
+    {"unmap", "free", "container_unmap", "unremap", "unregister", "mem_destroy"}
+    | {"iova_free", "iova_destroy", "stream_unmap"}
+)
+_BY_ADDRESS: Final = {
+    "container_unmap": ("container_map", "remap"),
+    "unremap": ("container_map", "remap"),
+    "stream_unmap": ("stream_map",),
+}
+_DIRECTIONS: Final = {"to_device": "read", "from_device": "write"}
+_RANGE: Final = frozenset({"iova_free", "iova_destroy"})
 
 
 @dataclass
@@ -21,7 +38,7 @@ class KnownRange:
         buffer: the buffer's name, or empty.
         start: the first IOVA.
         size: bytes.
-        kind: the kind of the step: ``alloc``, ``map``, ``container_map``, ``remap``.
+        kind: the kind of the step: ``alloc``, ``map``, ``container_map``, ``remap``, ``iova_alloc``, ``stream_map``.
         since: index of the step that mapped it.
         until: index of the step that ended it, or None.
         access: what the device may do, where the step says so.
@@ -42,7 +59,8 @@ class KnownRange:
         rights = "" if self.access == "read_write" else f" for {self.access} only"
         name = self.buffer or f"{self.start:#x}"
         place = f"{name}+{address - self.start:#x} of {self.scenario}"
-        return f"inside {place}: mapped{rights} by step {self.since} ({self.kind}){ended}"
+        did = "reserved" if self.kind == "iova_alloc" else "mapped"
+        return f"inside {place}: {did}{rights} by step {self.since} ({self.kind}){ended}"
 
 
 def known_ranges(cells: Iterable[CellResult]) -> list[KnownRange]:
@@ -75,7 +93,8 @@ def _made(scenario: str, step: StepEvidence) -> KnownRange | None:
     # USDM says 0 for a mapping that failed.
     if not isinstance(iova, int) or not isinstance(size, int) or (iova == 0 and step.kind in ("alloc", "map")):
         return None
-    name, access = step.args.get(_MAPPING[step.kind]), step.args.get("access")
+    access = step.args.get("access") or _DIRECTIONS.get(str(step.args.get("direction")))
+    name = step.args.get(_MAPPING[step.kind])
     return KnownRange(
         scenario=scenario,
         buffer=name if isinstance(name, str) else "",
@@ -90,10 +109,12 @@ def _made(scenario: str, step: StepEvidence) -> KnownRange | None:
 def _ends(step: StepEvidence, known: KnownRange) -> bool:
     if step.kind in ("unregister", "mem_destroy"):
         # Allocations outlive a registration; what was mapped does not.
-        return step.kind == "mem_destroy" or known.kind in ("map", "remap")
-    if step.kind in ("container_unmap", "unremap"):
+        return step.kind == "mem_destroy" or known.kind in ("map", "remap", "iova_alloc", "stream_map")
+    if step.kind in _RANGE:
+        return known.kind == "iova_alloc" and known.buffer == step.args.get("range")
+    if step.kind in _BY_ADDRESS:
         iova = step.values.get("iova", step.args.get("iova"))
-        return known.kind in ("container_map", "remap") and iova == known.start
+        return known.kind in _BY_ADDRESS[step.kind] and iova == known.start
     ours = {"free": "alloc", "unmap": "map"}[step.kind]
     refused = step.kind == "unmap" and step.returns not in (0, None)
     return known.kind == ours and known.buffer == step.args.get("buffer") and not refused

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import dma_speed
 import explain_speed
+import iova_speed
 import qat_speed
 from figures import Figure, Figures
 from guests import COLD_SSH, KERNEL, QEMU, SSH, Guests
@@ -81,12 +82,14 @@ def main() -> None:
     parser.add_argument("--suites", type=int, default=3, help="how often the whole suite is run (default 3)")
     parser.add_argument("--no-virtme", action="store_true", help="leave the comparison with virtme-ng out")
     parser.add_argument("--no-usdm", action="store_true", help="leave the comparison of usdm with libusdm out")
-    parser.add_argument("--only", choices=["guests", "usdm", "dma", "qat", "explain"], help="only these figures")
+    parser.add_argument(
+        "--only", choices=["guests", "usdm", "dma", "qat", "iova", "explain"], help="only these figures"
+    )
     parser.add_argument(
         "--rounds",
         type=int,
         default=7,
-        help="how often usdm and libusdm take turns, and rounds of NVMe and of the QAT-like device (default 7)",
+        help="how often usdm and libusdm take turns, and rounds of NVMe, the QAT-like device and ranges (default 7)",
     )
     parser.add_argument("--usdm", type=Path, help="another usdm package to compare with libusdm")
     parser.add_argument(
@@ -113,6 +116,10 @@ def main() -> None:
     if arguments.only in (None, "qat"):
         with tempfile.TemporaryDirectory(prefix="harness-bench-") as scratch:
             qat_speed.measure(figures, resources, arguments.rounds, Path(scratch), say)
+    if arguments.only in (None, "iova"):
+        with tempfile.TemporaryDirectory(prefix="harness-bench-") as scratch:
+            lab = prepare(RunOptions(kernels=(KERNEL, iova_speed.LAB), fetch=True), say)
+            iova_speed.measure(figures, lab, arguments.rounds, Path(scratch), say)
     if arguments.only in (None, "guests"):
         take(figures, resources, arguments.runs, arguments.suites, virtme=not arguments.no_virtme)
         add_ratios(figures)

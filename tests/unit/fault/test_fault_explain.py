@@ -143,6 +143,13 @@ def cell() -> CellResult:
         step(8, "unregister", {"device": "edu0"}, returns=0),
         step(9, "map", {"buffer": "c", "size": 4096}, {"iova": 0xA00000}),
         step(10, "unmap", {"buffer": "c", "size": 4096}, returns=1),
+        step(11, "iova_alloc", {"as": "r0", "buffer": "a", "offset": 16, "size": 8192}, {"iova": 0xC00010}, returns=1),
+        step(12, "iova_alloc", {"as": "none", "buffer": "a", "size": 0}, error=StepError(type="BadSize", message="")),
+        step(13, "stream_map", {"buffer": "a", "size": 100, "direction": "to_device"}, {"iova": 0xE00000}),
+        step(14, "stream_unmap", {"buffer": "a", "size": 100}, {"iova": 0xE00000}),
+        step(15, "iova_free", {"range": "r0"}, error=StepError(type="StillLinked", message="")),
+        step(16, "iova_destroy", {"range": "r0", "size": 8192}),
+        step(17, "iova_alloc", {"as": "r1", "buffer": "a", "size": 4096}, {"iova": 0xD00000}, returns=1),
     )
     evidence = Evidence(steps=steps)
     return CellResult(scenario="dma/x", title="t", source="s", file="f", outcome=Outcome.PASS, evidence=evidence)
@@ -157,6 +164,9 @@ def test_mappings_that_a_run_knows():
         0x600000: "inside b+0x0 of dma/x: mapped by step 7 (map), ended by step 8",
         0xA00000: "inside c+0x0 of dma/x: mapped by step 9 (map), never ended",
         0x800000: "inside r+0x0 of dma/x: mapped for read only by step 4 (container_map), never ended",
+        0xC00018: "inside r0+0x8 of dma/x: reserved by step 11 (iova_alloc), ended by step 16",
+        0xE00063: "inside a+0x63 of dma/x: mapped for read only by step 13 (stream_map), ended by step 14",
+        0xD00000: "inside r1+0x0 of dma/x: reserved by step 17 (iova_alloc), never ended",
     }
     for address, text in words.items():
         known = find_range(ranges, address)

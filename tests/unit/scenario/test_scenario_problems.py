@@ -231,7 +231,8 @@ def test_mistakes_between_steps(lines: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("{device: edu0, access: read, reason: 6}", "7:7 expected exactly one of address, buffer and range, found neither"),
+        ("{device: edu0, access: read, reason: 6}",
+         "7:7 expected exactly one of address, buffer and range, found neither"),
         ("{access: read, address: 1, reason: 6}", "7:7 expected exactly one of device and requester, found neither"),
         ("{device: edu0, requester: 02:00.0, access: read, address: 1, reason: 6}",
          "7:7 expected exactly one of device and requester, found both device and requester"),
