@@ -1,106 +1,74 @@
-"""What a scenario says of the kernel's own functions; the list of their differences, the scenarios and the pages."""
+"""Lint of the steps in which the kernel's own driver has a device."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
-from scenario_said import said
+from scenario_said import FILE, problems_of
 
-from harness.paths import scenarios_dir
-from harness.run.oracles import unmet_kernel
-from harness.scenario import Scenario, find_scenarios, load_scenario, parse_scenario
-from harness.scenario.kernel_differences import KERNEL_DIFFERENCES
+from harness.scenario import parse_scenario
 
-DOCS = Path(__file__).parents[3] / "docs"
-LOADED = [load_scenario(file) for file in find_scenarios([scenarios_dir()])]
-SCENARIOS = [one for one in LOADED if isinstance(one, Scenario)]
-HEAD = 'title: t\nsource: s\nmachine: {devices: {edu0: {model: edu, at: "02:00.0"}}}\n'
-STEP = "steps:\n  - merge_boundary: {device: edu0}\n"
-
-
-def named(scenario: Scenario) -> set[str]:
-    """The ids that a scenario's ``kernel`` blocks name."""
-    steps = [one for step in scenario.steps for one in (step, *getattr(step.args, "steps", ()))]
-    known = [step.kernel for step in steps if step.kernel is not None]
-    whole = scenario.expect.kernel
-    return {one.id for one in known} | ({whole.id} if whole is not None else set())
+HEAD = """\
+title: t
+source: s
+machine: {devices: {edu0: {model: edu, at: "02:00.0"}, nvme0: {model: nvme, at: "03:00.0"}}}
+steps:
+"""
+DRIVER, TRACE, END = "kernel_driver: {device: nvme0}", "trace: {name: t}", "trace_end: {name: t}"
+IO = "disk_io: {device: nvme0}"
 
 
-@pytest.mark.parametrize("difference", KERNEL_DIFFERENCES)
-def test_every_difference_has_a_scenario_that_shows_it(difference: str) -> None:
-    assert [scenario.id for scenario in SCENARIOS if difference in named(scenario)]
+def text(*steps: str) -> str:
+    return HEAD + "".join(f"  - {step}\n" for step in steps)
 
 
-def test_a_scenario_that_says_something_of_the_kernel_runs_on_it() -> None:
-    telling = [scenario for scenario in SCENARIOS if named(scenario)]
-    assert telling
-    for scenario in telling:
-        assert unmet_kernel(scenario) is None, scenario.id
-        assert scenario.needs.implementation in (None, "kernel"), f"{scenario.id}: nothing would ever judge it"
-
-
-def rows(page: str, heading: str) -> dict[str, str]:
-    """The rows of a page's table by their ids."""
-    text = (DOCS / page).read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    return {found[1]: found[0] for found in re.finditer(r"^\| (K\d+) \|.*$", text, re.MULTILINE)}
-
-
-def test_the_pages_have_the_same_list() -> None:
-    told = rows("dma-iova.md", "Where the kernel differs")
-    assert list(told) == list(KERNEL_DIFFERENCES)
-    assert set(told) <= set(rows("kernel-dma-iova.md", "Where they differ"))
-
-
-@pytest.mark.parametrize("difference", KERNEL_DIFFERENCES)
-def test_the_page_names_scenarios_that_show_it(difference: str) -> None:
-    scenarios = re.findall(r"`(iova/\w+)`", rows("dma-iova.md", "Where the kernel differs")[difference])
-    assert scenarios
-    by_id = {scenario.id: named(scenario) for scenario in SCENARIOS}
-    assert all(difference in by_id[scenario] for scenario in scenarios)
-
-
-def test_what_a_step_says_of_the_kernel() -> None:
-    known = "    kernel: {differs: K1, versions: '>=7.2', expect: {returns: 0}}\n"
-    opened = STEP.replace("  - ", "  - register: {device: edu0}\n  - ", 1)
-    scenario = parse_scenario(HEAD + opened + known, "x.yaml")
-    assert isinstance(scenario, Scenario)
-    _, step = scenario.steps
-    assert step.kernel is not None
-    assert step.deviations == {"libusdm": None, "kernel": step.kernel}
-    assert (step.kernel.id, step.kernel.expect.returns) == ("K1", 0)
-    assert step.kernel.applies("7.2.12+deb13-amd64")
-    assert not step.kernel.applies("6.16.3+deb13-amd64")
+def test_what_is_right_has_its_defaults():
+    steps = parse_scenario(text(DRIVER, TRACE, IO, END), FILE).steps
+    assert steps[0].args_json() == {"device": "nvme0", "driver": "nvme"}
+    io = steps[2].args_json()
+    assert (io["device"], io["at"], io["piece"], io["pieces"], io["offset"]) == ("nvme0", 0, 4096, 1, 0)
+    assert (io["order"], io["op"], io["seed"], "stride" in io) == ("ascending", "both", 0, False)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("steps", "message"),
     [
-        ("kernel: {differs: K999}", "6:23 expected"),
-        ("kernel: {differs: D1}", "6:23 expected"),
-        ("kernel: {expect: {returns: 0}}", "6:5 expected 'differs' in 'kernel', found none"),
-        ("kernel: {defect: D1}", "6:14 expected a known key in 'kernel', found 'defect'"),
-        ("libusdm: {differs: K1}", "6:15 expected a known key in 'libusdm', found 'differs'"),
-        ("kernel: {differs: K1, expect: {mapped: none}}", "6:36 expected"),
-        ("kernel: {differs: K1, expect: {return: 0}}", "6:36 expected a known key in 'expect', found 'return'"),
-        ("kernel: {differs: K1, versions: seven}", "6:37 expected"),
+        ((IO,), "expected a device that the kernel's driver has, found 'nvme0'"),
+        ((DRIVER, "register: {device: nvme0}", IO), "expected a device that the kernel's driver has, found 'nvme0'"),
+        (("kernel_driver: {device: edu0}",), "expected an nvme, found 'edu0', model: edu"),
+        (("kernel_driver: {device: nvme9}",), "expected a device of the machine, found 'nvme9'"),
+        ((TRACE,), "expected an end of the recording, found none"),
+        ((END,), "expected a recording that runs, found 't'"),
+        ((TRACE, END, TRACE, END), "expected a new name, found 't' again"),
+        ((TRACE, "trace: {name: u}", "trace_end: {name: u}"), "expected no trace while 't' is being recorded"),
+        (("register: {device: edu0}", "replay: {device: edu0, trace: t}"), "expected a recording that has ended"),
+        ((TRACE, END, "replay: {device: edu0, trace: t}"), "expected an open device, found 'edu0'"),
+        ((f"fork: {{steps: [{{{TRACE}}}]}}",), "expected no trace inside another step, found one"),
     ],
 )
-def test_what_is_wrong_of_a_step(text: str, message: str) -> None:
-    found = said(f"{HEAD}{STEP}    {text}\n")
-    assert any(one.startswith(message) for one in found), found
+def test_a_mistake_between_steps_is_told(steps: tuple[str, ...], message: str):
+    assert message in " | ".join(problem.message for problem in problems_of(text(*steps)))
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("arguments", "message"),
     [
-        ("{differs: K0, faults: []}", "7:21 expected"),
-        ("{differs: K1, fault: []}", "7:25 expected a known key in 'kernel', found 'fault'"),
-        ("{differs: K1, faults: [{device: edu1, access: read, address: 1, reason: 6}]}", "7:43 expected"),
-        ("{faults: []}", "7:3 expected 'differs' in 'kernel', found none"),
+        ("piece: 100", "whole sectors"),
+        ("at: 100", "whole sectors"),
+        ("piece: 0", "whole sectors"),
+        ("piece: 8M, pieces: 3", "bytes of the disk"),
+        ("stride: 2K", "a stride of the piece or more"),
+        ("offset: 2", "a multiple of 4 for offset"),
+        ("stride: 4098", "a multiple of 4 for stride"),
+        ("offset: 4K", "an offset within a page"),
+        ("pieces: 1025", "1024"),
+        ("order: sorted", "ascending"),
     ],
 )
-def test_what_is_wrong_of_the_whole(text: str, message: str) -> None:
-    found = said(f"{HEAD}{STEP}expect:\n  kernel: {text}\n")
-    assert any(one.startswith(message) for one in found), found
+def test_a_mistake_in_a_request_is_told(arguments: str, message: str):
+    found = problems_of(text(DRIVER, f"disk_io: {{device: nvme0, {arguments}}}"))
+    assert message in found[0].message
+
+
+def test_only_shapes_that_there_are():
+    (found,) = problems_of(text(TRACE, f"{END}\n    expect: {{shapes: [round]}}"))
+    assert "several_links" in found.message
