@@ -65,8 +65,8 @@ BOOTED = _booted()
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[Path, CellResult], dict[Path, CellResult]]:
     """All scenarios on clones, and those of BOOTED on guests that were booted for them.
 
-    On clones first on usdm and on the scenario's oracle; then those that are for one only on that, and for a newer kernel
-    on that. A few of these take long and leave a core alone, so the booted ones run beside them.
+    On clones first on usdm and on the scenario's oracle; then those that are for one only on that, and for a newer
+    kernel on that. A few of these take long and leave a core alone, so the booted ones run beside them.
     """
     out = Path(os.environ.get("HARNESS_TEST_OUT") or tmp_path_factory.mktemp("run") / "out")
     both = run_scenarios(RunOptions(paths=tuple(FILES), out=out, implementation="both", fetch=True), Progress())

@@ -35,7 +35,8 @@ def test_every_example_is_a_valid_scenario(text: str):
 
 
 def test_every_error_that_the_examples_expect_exists():
-    classes = re.findall(r"^class (\w+)", (ROOT / "usdm" / "errors.py").read_text(), re.MULTILINE)
+    sources = [(ROOT / "usdm" / name).read_text() for name in ("errors.py", "dma_errors.py")]
+    classes = re.findall(r"^class (\w+)", "".join(sources), re.MULTILINE)
     named = re.findall(r"error: (\w+)", "".join(EXAMPLES))
     assert named
     assert set(named) <= set(classes)
