@@ -173,7 +173,11 @@ class Domain:
     # ---- the end
 
     def end(self, reason: UsdmError, *, unmap: bool = True) -> list[UnmapFailed]:
-        """End all ranges and mappings; later calls are refused for `reason`. Return what the kernel refused."""
+        """End all ranges and mappings; later calls are refused for `reason`. Return what the kernel refused.
+
+        Without `unmap` nothing is unmapped: in a forked child, or when the whole IOVA space is gone. The lock is not
+        taken: the only thread of a child may find it locked.
+        """
         failures: list[UnmapFailed] = []
         self.ended = reason
         pieces = [piece for piece, _, _ in self._streams.values()]
@@ -190,8 +194,3 @@ class Domain:
                     failures.append(error)
             self.granules.release_all()
         return failures
-
-    def forked(self, reason: UsdmError, lock: LockType) -> None:
-        """Have nothing in a forked child, whose only thread calls this; the parent's mappings stay."""
-        self.lock = lock
-        self.end(reason, unmap=False)

@@ -277,7 +277,7 @@ class Ioas:
         """End all ranges in a forked child, whose only thread calls this."""
         self._lock = allocate_lock()
         if self._dma is not None:
-            self._dma.forked(reason, self._lock)
+            self._dma.end(reason, unmap=False)
 
 
 class Cdev(Device):

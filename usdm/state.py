@@ -98,7 +98,7 @@ class State(PlainMemory):
         parent, inherited = self._parent or self._pid, self._inherited or self._space.container
         if self._space.dma is not None:
             reason = errors.ForkedChild("pid", os.getpid(), f"process {self._pid} owns it")
-            self._space.dma.forked(reason, allocate_lock())
+            self._space.dma.end(reason, unmap=False)
         self._start()
         if used:
             self._parent, self._inherited = parent, inherited

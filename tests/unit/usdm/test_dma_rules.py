@@ -52,6 +52,25 @@ def test_a_link_that_breaks_a_rule(case: Case, arguments: tuple[int, ...], error
     assert case.refused(link, error) == -number
 
 
+@pytest.mark.parametrize(
+    ("virt", "offset", "size", "direction", "error"),
+    [
+        (PAGE, PAGE, PAGE, NONE, "BadDirection"),
+        (PAGE, PAGE, PAGE, 4, "BadDirection"),
+        (PAGE, PAGE, PAGE, [], "BadDirection"),
+        (PAGE + 1, PAGE, PAGE, BOTH, "MemoryNotAtGranule"),
+        (PAGE, PAGE, 2 * PAGE + 1, BOTH, "OutsideRange"),
+        (PAGE, 2 * PAGE, 0, BOTH, "BadSize"),
+    ],
+)
+def test_a_link_behind_whole_granules(case: Case, virt: int, offset: int, size: int, direction: int, error: str):
+    """The place where a link usually goes, and where few checks are made."""
+    case.alloc(3 * PAGE, 0)
+    assert api.dma_iova_link(case.dev, case.state, case.virt, 0, PAGE, BOTH) == 0
+    link = lambda: api.dma_iova_link(case.dev, case.state, case.virt + virt, offset, size, direction)  # noqa: E731
+    assert case.refused(link, error) in (-errno.EINVAL, -errno.EIO)
+
+
 @pytest.mark.parametrize(("virt", "error"), [(0, "NullAddress"), (None, "NullAddress"), ("x", "BadArgument")])
 def test_memory_that_is_none(case: Case, virt: int, error: str):
     case.alloc(PAGE, 0)
