@@ -148,14 +148,14 @@ def test_packages_that_are_not_as_expected(build: Build, missing: str, said: str
 
 
 def test_a_failure_tells_the_first_error_and_keeps_all_of_it(build: Build):
-    build.making("echo '  CC [M]  a.o'; echo 'a.c:7:2: error: no such thing'; echo 'make: *** [a.o] Error 1'; exit 2")
+    build.making("seq 4; echo '  CC [M]  a.o'; echo 'a.c:7:2: error: no such thing'; echo 'make: *** [a.o] Error 1'; exit 2")
     with pytest.raises(InfrastructureError) as caught:
         build.run()
     message = caught.value.message
-    assert f"kernel {RELEASE} cannot be built (make: exit status 2):\na.c:7:2: error: no such thing\nmake:" in message
+    assert f"kernel {RELEASE} cannot be built (make: exit status 2):\n3\n4\n  CC [M]  a.o\na.c:7:2: error: no such thing\nmake:" in message
     log = build.folder / "logs/module.log"
     assert str(log) in message
-    assert log.read_text().startswith("  CC [M]  a.o\n")
+    assert log.read_text().startswith("1\n2\n3\n")
 
 
 @pytest.mark.parametrize("script", ["true", 'touch "$HOME/a.ko" "$HOME/b.ko"'])
