@@ -41,6 +41,7 @@ _NEWER = ("CC_HAS_MIN_FUNCTION_ALIGNMENT", "CC_OPT_INLINE_MEMSET", "CC_HAS_ASSUM
 _NOT_MADE = ("DEBUG_INFO_BTF", "DEBUG_INFO_BTF_MODULES")
 _ERROR = re.compile(r"(?:fatal )?error: |ERROR: |not found$|No space left|^make(?:\[\d+\])?: \*\*\*")
 _TAIL = 12
+_BEFORE = 3  # a program that does not start says why before make does
 
 
 def header_packages(release: str) -> tuple[str, ...]:
@@ -126,7 +127,7 @@ def _failure(lines: list[str], status: int, release: str, log: Path) -> Infrastr
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("\n".join([*lines, ""]), encoding="utf-8")
     first = next((index for index, line in enumerate(lines) if _ERROR.search(line)), max(0, len(lines) - _TAIL))
-    text = "\n".join(lines[first : first + _TAIL]) or "it said nothing"
+    text = "\n".join(lines[max(0, first - _BEFORE) : first + _TAIL]) or "it said nothing"
     return InfrastructureError(
         f"the test module for kernel {release} cannot be built (make: exit status {status}):\n{text}\nall of it: {log}",
         hint="only --implementation kernel and both need it",

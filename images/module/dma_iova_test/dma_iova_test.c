@@ -35,8 +35,9 @@
 /* Pinned user memory, and the IOVAs that lead to it. */
 struct piece {
 	struct list_head node;
-	dma_addr_t start; /* of the first granule */
-	dma_addr_t end;
+	/* First and last byte of the granules, as an IOMMU may have IOVAs up to the last of 64 bits. */
+	dma_addr_t first;
+	dma_addr_t last;
 	/* Of MAP_SINGLE: what undoes it. */
 	bool single;
 	dma_addr_t addr;
@@ -123,35 +124,40 @@ static phys_addr_t phys_of(struct piece *piece, u64 address)
 	return page_to_phys(piece->pages[0]) + offset_in_page(address);
 }
 
+static dma_addr_t last_of(dma_addr_t addr, size_t size)
+{
+	return (addr + (size ? size - 1 : 0)) | ~PAGE_MASK;
+}
+
 /* Note which IOVAs lead to the piece. */
 static void keep(struct edu *edu, struct piece *piece, dma_addr_t addr, size_t size)
 {
-	piece->start = addr & PAGE_MASK;
-	piece->end = PAGE_ALIGN(addr + size);
+	piece->first = addr & PAGE_MASK;
+	piece->last = last_of(addr, size);
 	list_add_tail(&piece->node, &edu->pieces);
 }
 
 static bool leads_anywhere(struct edu *edu, struct piece *piece)
 {
 	struct iommu_domain *domain = iommu_get_domain_for_dev(&edu->pdev->dev);
-	dma_addr_t iova;
+	unsigned long page;
 
 	/* Without a translation only the caller's word tells that the device is done with the memory. */
 	if (!domain || !use_dma_iommu(&edu->pdev->dev))
 		return false;
-	for (iova = piece->start; iova < piece->end; iova += PAGE_SIZE)
-		if (iommu_iova_to_phys(domain, iova))
+	for (page = 0; page <= (piece->last - piece->first) >> PAGE_SHIFT; page++)
+		if (iommu_iova_to_phys(domain, piece->first + (page << PAGE_SHIFT)))
 			return true;
 	return false;
 }
 
 /* Let go of memory between two IOVAs that nothing leads to any more. */
-static void reap(struct edu *edu, dma_addr_t start, dma_addr_t end)
+static void reap(struct edu *edu, dma_addr_t first, dma_addr_t last)
 {
 	struct piece *piece, *next;
 
 	list_for_each_entry_safe(piece, next, &edu->pieces, node) {
-		if (piece->start >= end || piece->end <= start || leads_anywhere(edu, piece))
+		if (piece->first > last || piece->last < first || leads_anywhere(edu, piece))
 			continue;
 		list_del(&piece->node);
 		unpin(edu, piece);
@@ -164,16 +170,21 @@ static void reap(struct edu *edu, dma_addr_t start, dma_addr_t end)
 static void unmap_rest(struct edu *edu, struct piece *piece)
 {
 	struct iommu_domain *domain = iommu_get_domain_for_dev(&edu->pdev->dev);
-	unsigned long pages = 0;
-	dma_addr_t iova;
+	unsigned long page, pages = 0;
 
 	if (!domain || !use_dma_iommu(&edu->pdev->dev))
 		return;
-	for (iova = piece->start; iova < piece->end; iova += PAGE_SIZE)
+	for (page = 0; page <= (piece->last - piece->first) >> PAGE_SHIFT; page++) {
+		dma_addr_t iova = piece->first + (page << PAGE_SHIFT);
+
 		if (iommu_iova_to_phys(domain, iova))
 			pages += iommu_unmap(domain, iova, PAGE_SIZE) >> PAGE_SHIFT;
+	}
+	/* An entry that stands for several pages goes only as a whole. */
+	if (iommu_iova_to_phys(domain, piece->first))
+		pages += iommu_unmap(domain, piece->first, piece->last - piece->first + 1) >> PAGE_SHIFT;
 	if (pages)
-		pci_info(edu->pdev, "removed %lu pages that were left mapped at %pad\n", pages, &piece->start);
+		pci_info(edu->pdev, "removed %lu pages that were left mapped at %pad\n", pages, &piece->first);
 }
 
 static void undo_everything(struct edu *edu)
@@ -240,16 +251,16 @@ static int link(struct edu *edu, struct dma_iova_test_call *call, struct dma_iov
 		return 0;
 	}
 	keep(edu, piece, state->addr + call->offset, call->size);
-	reap(edu, piece->start, piece->end); /* a link of no bytes maps nothing */
+	reap(edu, piece->first, piece->last); /* a link of no bytes maps nothing */
 	return 0;
 }
 
 static int unlink(struct edu *edu, struct dma_iova_test_call *call, struct dma_iova_state *state)
 {
-	dma_addr_t start = (state->addr + call->offset) & PAGE_MASK;
+	dma_addr_t addr = state->addr + call->offset;
 
 	dma_iova_unlink(&edu->pdev->dev, state, call->offset, call->size, call->direction, call->attrs);
-	reap(edu, start, PAGE_ALIGN(state->addr + call->offset + call->size));
+	reap(edu, addr & PAGE_MASK, last_of(addr, call->size));
 	return 0;
 }
 
@@ -261,7 +272,7 @@ static int end_range(struct edu *edu, struct dma_iova_test_call *call, struct dm
 		dma_iova_destroy(&edu->pdev->dev, state, call->size, call->direction, call->attrs);
 	else
 		dma_iova_free(&edu->pdev->dev, state);
-	reap(edu, was.addr & PAGE_MASK, PAGE_ALIGN(was.addr + dma_iova_size(&was)));
+	reap(edu, was.addr & PAGE_MASK, last_of(was.addr, dma_iova_size(&was)));
 	call->result = dma_use_iova(state);
 	/* A second use of it would damage the allocator. */
 	memset(state, 0, sizeof(*state));
@@ -303,7 +314,7 @@ static int unmap_single(struct edu *edu, struct dma_iova_test_call *call)
 			continue;
 		dma_unmap_phys(&edu->pdev->dev, call->address, call->size, call->direction, call->attrs);
 		piece->single = false;
-		reap(edu, piece->start, piece->end);
+		reap(edu, piece->first, piece->last);
 		return 0;
 	}
 	return -ENOENT;

@@ -148,14 +148,17 @@ def test_packages_that_are_not_as_expected(build: Build, missing: str, said: str
 
 
 def test_a_failure_tells_the_first_error_and_keeps_all_of_it(build: Build):
-    build.making("echo '  CC [M]  a.o'; echo 'a.c:7:2: error: no such thing'; echo 'make: *** [a.o] Error 1'; exit 2")
+    said = ["1", "2", "3", "4", "  CC [M]  a.o", "a.c:7:2: error: no such thing", "make: *** [a.o] Error 1"]
+    build.making("\n".join([*(f"echo '{line}'" for line in said), "exit 2"]))
     with pytest.raises(InfrastructureError) as caught:
         build.run()
     message = caught.value.message
-    assert f"kernel {RELEASE} cannot be built (make: exit status 2):\na.c:7:2: error: no such thing\nmake:" in message
+    # With what stands right before the error.
+    shown = "\n".join(said[2:])
+    assert f"kernel {RELEASE} cannot be built (make: exit status 2):\n{shown}\nall of it: " in message
     log = build.folder / "logs/module.log"
     assert str(log) in message
-    assert log.read_text().startswith("  CC [M]  a.o\n")
+    assert log.read_text().splitlines() == said
 
 
 @pytest.mark.parametrize("script", ["true", 'touch "$HOME/a.ko" "$HOME/b.ko"'])
