@@ -111,7 +111,7 @@ def trace_end(_context: Context, args: dict[str, Any]) -> Outcome:
         "maps": found.maps,
         "unmaps": found.unmaps,
     }
-    return Outcome(values={"calls": told, "granule": PAGE_SIZE, "counts": counts})
+    return Outcome(values={"counts": counts, "granule": PAGE_SIZE, "calls": told})
 
 
 def told(name: str) -> list[dict[str, Any]]:

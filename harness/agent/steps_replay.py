@@ -57,7 +57,7 @@ def replay(context: Context, args: dict[str, Any]) -> Outcome:
         "ranges": sum(one["call"] == "dma_iova_try_alloc" and one["result"] == 1 for one in done),
         "links": sum(one["call"] == "dma_iova_link" and one["result"] == 0 for one in done),
     }
-    return Outcome(values={"calls": done, "counts": counts})
+    return Outcome(values={"counts": counts, "calls": done})
 
 
 class _Held:
