@@ -209,8 +209,8 @@ def test_unmap_without_the_ioctl_is_noticed(tmp_path: Path):
     ioctl = "removed = size if container is None else container.unmap(iova, size)"
     usdm = broken_usdm(tmp_path, "space.py", ioctl, "removed = size")
     cells = outcomes(tmp_path, usdm, "dma/read_after_unmap", "dma/write_after_unmap", "dma/unmapped_read")
-    assert cells["dma/read_after_unmap"].outcome is Outcome.FAIL
-    assert cells["dma/write_after_unmap"].outcome is Outcome.FAIL
+    assert cells["dma/read_after_unmap"].outcome is Outcome.FAIL, cell_text(cells["dma/read_after_unmap"])
+    assert cells["dma/write_after_unmap"].outcome is Outcome.FAIL, cell_text(cells["dma/write_after_unmap"])
     assert cells["dma/unmapped_read"].outcome is Outcome.PASS, "it unmaps nothing"
 
 
@@ -220,7 +220,7 @@ def test_an_address_in_the_msi_window_is_noticed(tmp_path: Path):
         tmp_path, "iova.py", "for first, last in sorted(ranges):", "for first, last in [(0, (1 << 48) - 1)]:"
     )
     cells = outcomes(tmp_path, usdm, "usdm/map_skips_msi_window")
-    assert cells["usdm/map_skips_msi_window"].outcome is Outcome.FAIL
+    assert cells["usdm/map_skips_msi_window"].outcome is Outcome.FAIL, cell_text(cells["usdm/map_skips_msi_window"])
 
 
 @pytest.mark.timeout(600)
@@ -235,7 +235,7 @@ def test_ranges_that_are_half_unmapped_or_open_both_ways_are_noticed(tmp_path: P
     assert cells["iova/unlink_hole"].outcome is Outcome.PASS, "it unmaps one link at a time"
     for scenario, word in (("iova/mirror", "observed a leak: "), ("iova/to_device", "observed writable 2")):
         verdict = cells[scenario].verdict
-        assert verdict is not None
+        assert verdict is not None, cell_text(cells[scenario])
         assert word in " ".join(check.message for check in verdict.checks if not check.passed), scenario
 
 
@@ -244,4 +244,4 @@ def test_a_translation_kept_after_unmap_is_noticed(tmp_path: Path):
     release = "            self._iovas.release(iova, size)\n        if removed"
     usdm = broken_usdm(tmp_path, "space.py", f"            self.regions.leave(entry)\n{release}", release)
     cells = outcomes(tmp_path, usdm, "usdm/translate_every_page")
-    assert cells["usdm/translate_every_page"].outcome is Outcome.FAIL
+    assert cells["usdm/translate_every_page"].outcome is Outcome.FAIL, cell_text(cells["usdm/translate_every_page"])
