@@ -28,7 +28,8 @@ def _booted() -> list[Path]:
     """What a clone may do otherwise: DMA scenarios that do what none before them does, and one of each machine.
 
     Not those with a virtual machine inside: it boots for longer than all others together, and does so for the template.
-    Nor those that are booted anyway, nor remap, whose addresses are physical ones: each guest has others.
+    Nor those that are booted anyway, nor remap, whose addresses are physical ones: each guest has others. Nor those
+    that record what the kernel does, most of whose time is the kernel's own, the same in both.
     """
     chosen: list[Path] = []
     done: set[str] = set()
@@ -42,6 +43,7 @@ def _booted() -> list[Path]:
             does |= {step.kind for step in scenario.steps} | {str(device.at) for device in devices}
             does |= {str(fault.reason) for fault in scenario.expect.faults}
         wanted = not machine.vm and machine.iommu != "amd" and file.parent.name != "remap"
+        wanted = wanted and not scenario.uses("kernel_driver")
         if wanted and not does <= done:
             done |= does
             chosen.append(file)
