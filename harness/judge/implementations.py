@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.fault import evidence_faults, reason_name
 from harness.judge.faults import other_faults
-from harness.judge.mappings import mapping
+from harness.judge.mappings import PAGE, mapping
 from harness.judge.steps import KEPT_BY_THE_KERNEL, deviation
 from harness.judge.words import listed, value
 from harness.results import Check, Evidence, StepEvidence
@@ -49,7 +49,6 @@ _OF_A_CONTAINER = ("iova_ranges",)
 _SIGNS = frozenset({"iova_alloc", "iova_link", "iova_link_each", "iova_sync", "stream_map"})
 _ADDRESSES = ("alloc", "alloc_plain", "map", "map_each")
 _ALL = 1 << 64
-PAGE = 4096
 
 
 def compare_implementations(scenario: Scenario, ours: Evidence, theirs: Evidence) -> Iterator[Check]:
