@@ -74,6 +74,12 @@ static void edu_release(struct kref *refs)
 	kvfree(container_of(refs, struct edu, refs));
 }
 
+/* Whether a state has a range; dma_use_iova() says so of one whose range has ended, too. */
+static bool has_range(struct edu *edu, struct dma_iova_state *state)
+{
+	return dma_use_iova(state) && !edu->ended[state - edu->states];
+}
+
 /* ---- user memory */
 
 static void unpin(struct edu *edu, struct piece *piece)
