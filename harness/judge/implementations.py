@@ -12,9 +12,10 @@ from typing import Any
 from harness.fault import evidence_faults, reason_name
 from harness.judge.faults import other_faults
 from harness.judge.mappings import PAGE, mapping
-from harness.judge.steps import KEPT_BY_THE_KERNEL, deviation
+from harness.judge.steps import deviation
 from harness.judge.words import listed, value
 from harness.results import Check, Evidence, StepEvidence
+from harness.scenario.expect_check import KEPT_BY
 from harness.scenario.model import Scenario
 from harness.scenario.steps import Nested, Step
 
@@ -140,7 +141,7 @@ def _facets(step: Step, seen: StepEvidence, evidence: Evidence, other: str) -> d
         # That an IOVA happens to be the physical address is no difference.
         facets["mapped"] = None if found is None else found.kind.replace("one_to_one", "whole")
     if seen.kind == "iova_info" and seen.error is None:
-        facets |= {name: seen.values.get("counts", {}).get(name) for name in KEPT_BY_THE_KERNEL}
+        facets |= {name: seen.values.get("counts", {}).get(name) for name in KEPT_BY["kernel"]["iova_info"]}
     iova = seen.values.get("iova")
     if isinstance(iova, int) and seen.kind in ("alloc", "map"):
         size = getattr(step.args, "size", 1)

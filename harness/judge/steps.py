@@ -12,6 +12,7 @@ from harness.judge.words import value
 from harness.results import Check, Oracle, StepEvidence
 from harness.scenario.args import Alloc
 from harness.scenario.expect import Deviation, StepExpect
+from harness.scenario.expect_check import KEPT_BY
 from harness.scenario.steps import Nested, Step
 
 IOVA_UNIT = 2 << 20
@@ -19,8 +20,6 @@ IOVA_UNIT = 2 << 20
 
 # How each oracle says that a call failed: not why in the words of usdm, so each is every error of usdm.
 _FAILURES: dict[str, tuple[str, ...]] = {"libusdm": ("CFailure",), "kernel": ("KernelRefused", "KernelWarned")}
-KEPT_BY_THE_KERNEL = ("in_use", "reserved")
-"""The counts of a range that the kernel can tell; it keeps no list of what is linked."""
 # Errors of the steps themselves, which do not come from the implementation.
 _STEP_ERRORS = (
     *("NotAccessible", "DeviceNotOpen", "NoIova", "ChildFailed", "DmaTimeout", "UnknownBuffer", "UnknownDevice"),
@@ -154,10 +153,9 @@ def _aspects(step: Step, seen: StepEvidence, oracle: Oracle | None, known: Devia
 
 
 def _kept(kind: str, counts: Mapping[str, int], oracle: Oracle | None) -> Mapping[str, int]:
-    """Those of some counts that an implementation keeps: the kernel has no list of what is linked."""
-    if oracle is None or oracle.name != "kernel" or kind != "iova_info":
-        return counts
-    return {name: count for name, count in counts.items() if name in KEPT_BY_THE_KERNEL}
+    """Those of some counts that an implementation keeps."""
+    kept = KEPT_BY.get(oracle.name, {}).get(kind) if oracle is not None else None
+    return counts if kept is None else {name: count for name, count in counts.items() if name in kept}
 
 
 def _observations(step: Step, expect: StepExpect, seen: StepEvidence) -> Iterator[Aspect]:
