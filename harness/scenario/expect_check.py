@@ -7,7 +7,15 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from harness.scenario.expect import ScenarioExpect, StepExpect
+from harness.scenario.base import Model
+from harness.scenario.expect import (
+    FaultsOnKernel,
+    FaultsOnLibrary,
+    KernelDeviation,
+    LibraryDeviation,
+    ScenarioExpect,
+    StepExpect,
+)
 from harness.scenario.problems import suggest
 from harness.scenario.steps import ORACLES
 from harness.scenario.yaml_marks import Path_
@@ -33,6 +41,9 @@ COUNTS: Final[Mapping[str, tuple[str, ...]]] = {
 KEPT_BY: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {"kernel": {"iova_info": ("in_use", "reserved")}}
 """Those of them that an oracle keeps, by its name, where it keeps fewer: the kernel has no list of what is linked."""
 
+_OF_STEPS: Final[Mapping[str, type[Model]]] = {"libusdm": LibraryDeviation, "kernel": KernelDeviation}
+_OF_ALL: Final[Mapping[str, type[Model]]] = {"libusdm": FaultsOnLibrary, "kernel": FaultsOnKernel}
+
 Found = tuple[Path_, str, str | None, bool]
 """Where, the message, a hint, and whether the problem is the key."""
 
@@ -54,8 +65,8 @@ def check_expectations(raw: Mapping[str, Any], kind: str, path: Path_) -> Iterat
         kept = KEPT_BY.get(oracle, {}).get(kind)
         what = f"a count of {kind}" + ("" if kept is None else f" that the {oracle} keeps")
         yield from _unknown_counts(other.get("expect"), kept or offered, (*path, oracle, "expect"), what)
-        ours, theirs = (_said(StepExpect, one.get("expect", {})) for one in (raw, other))
-        if ours is not None and ours == theirs:
+        ours, theirs = _said(StepExpect, raw.get("expect", {})), _said(_OF_STEPS[oracle], other)
+        if ours is not None and theirs is not None and ours == theirs.get("expect", {}):
             yield _no_difference((*path, oracle), "the step's own")
 
 
@@ -69,8 +80,8 @@ def check_faults_differ(expect: Mapping[str, Any], path: Path_) -> Iterator[Foun
     for oracle in ORACLES:
         other = expect.get(oracle)
         if isinstance(other, Mapping):
-            ours, theirs = (_said(ScenarioExpect, {"faults": one.get("faults", ())}) for one in (expect, other))
-            if ours is not None and theirs is not None and (ours.get("faults") or ()) == (theirs.get("faults") or ()):
+            ours, theirs = _said(ScenarioExpect, {"faults": expect.get("faults", ())}), _said(_OF_ALL[oracle], other)
+            if ours is not None and theirs is not None and ours["faults"] == theirs.get("faults", ()):
                 yield _no_difference((*path, oracle), "the scenario's own")
 
 
@@ -87,8 +98,8 @@ def _unknown_counts(expect: Any, offered: tuple[str, ...], path: Path_, what: st
             yield (*path, "counts", name), f"expected {what}, found '{name}'", hint, True
 
 
-def _said(model: type[StepExpect] | type[ScenarioExpect], raw: Any) -> dict[str, Any] | None:
-    """What an expectation says, with the keys that were written; None for one that is not well formed."""
+def _said(model: type[Model], raw: Any) -> dict[str, Any] | None:
+    """What is said, with the keys that were written; None for one that is not well formed."""
     try:
         return model.model_validate(raw).model_dump(exclude_unset=True)
     except ValidationError:
