@@ -43,7 +43,7 @@ class TestModuleRefused(StepError):
     """The test module did not call the kernel."""
 
 
-class NotContiguous(TestModuleRefused):
+class MemoryScattered(TestModuleRefused):
     """The memory is not physically contiguous, so the kernel, which takes a physical address, has none to be given."""
 
 
@@ -51,8 +51,8 @@ class NotPinned(TestModuleRefused):
     """The memory cannot be pinned: the program does not have it, or may not write to it."""
 
 
-class NoRange(TestModuleRefused):
-    """The state has no range. The kernel would go by what stands in it without looking, so it was not called."""
+class StateWithoutRange(TestModuleRefused):
+    """The state has no range, or its range ended. The kernel goes by what stands in it, so it was not called."""
 
 
 class WouldStop(TestModuleRefused):
@@ -64,9 +64,9 @@ class NothingMapped(TestModuleRefused):
 
 
 _REFUSALS: dict[int, type[TestModuleRefused]] = {
-    errno.EXDEV: NotContiguous,
+    errno.EXDEV: MemoryScattered,
     errno.EFAULT: NotPinned,
-    errno.ESTALE: NoRange,
+    errno.ESTALE: StateWithoutRange,
     errno.EDOM: WouldStop,
     errno.ENOENT: NothingMapped,
 }

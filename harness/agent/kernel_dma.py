@@ -128,13 +128,21 @@ class KernelDma:
         return self._void("dma_iova_unlink", dev, abi.UNLINK, request, state)
 
     def _free(self, dev: KernelDevice, state: State) -> tuple[None, Exception | None]:
-        return self._void("dma_iova_free", dev, abi.FREE, abi.call_request(self.number(dev, state)), state)
+        return self._end("dma_iova_free", dev, abi.FREE, abi.call_request(self.number(dev, state)), state)
 
     def _destroy(
         self, dev: KernelDevice, state: State, mapped_len: int, direction: int, attrs: int = 0
     ) -> tuple[None, Exception | None]:
         request = abi.call_request(self.number(dev, state), size=mapped_len, direction=direction, attrs=attrs)
-        return self._void("dma_iova_destroy", dev, abi.DESTROY, request, state)
+        return self._end("dma_iova_destroy", dev, abi.DESTROY, request, state)
+
+    def _end(
+        self, function: str, dev: KernelDevice, request: int, argument: bytearray, state: State
+    ) -> tuple[None, Exception | None]:
+        ended = self._void(function, dev, request, argument, state)
+        # The state stays as the kernel left it; the module takes it for try_alloc only, and then under any number.
+        del self._states[id(state)]
+        return ended
 
     # ---- the streaming API
 
@@ -189,8 +197,6 @@ class KernelDma:
         answer = dev.call(request, argument)
         if state is not None:
             self._note(state, answer)
-            if not answer.size:
-                self._states.pop(id(state), None)
         warnings = self._warnings()
         return None, KernelWarned(f"{function}: {'; '.join(warnings)}") if warnings else None
 

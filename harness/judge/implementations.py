@@ -11,10 +11,11 @@ from typing import Any
 
 from harness.fault import evidence_faults, reason_name
 from harness.judge.faults import other_faults
-from harness.judge.mappings import mapping
-from harness.judge.steps import KEPT_BY_THE_KERNEL, deviation
+from harness.judge.mappings import PAGE, mapping
+from harness.judge.steps import deviation
 from harness.judge.words import listed, value
 from harness.results import Check, Evidence, StepEvidence
+from harness.scenario.expect_check import KEPT_BY
 from harness.scenario.model import Scenario
 from harness.scenario.steps import Nested, Step
 
@@ -49,7 +50,6 @@ _OF_A_CONTAINER = ("iova_ranges",)
 _SIGNS = frozenset({"iova_alloc", "iova_link", "iova_link_each", "iova_sync", "stream_map"})
 _ADDRESSES = ("alloc", "alloc_plain", "map", "map_each")
 _ALL = 1 << 64
-PAGE = 4096
 
 
 def compare_implementations(scenario: Scenario, ours: Evidence, theirs: Evidence) -> Iterator[Check]:
@@ -141,7 +141,7 @@ def _facets(step: Step, seen: StepEvidence, evidence: Evidence, other: str) -> d
         # That an IOVA happens to be the physical address is no difference.
         facets["mapped"] = None if found is None else found.kind.replace("one_to_one", "whole")
     if seen.kind == "iova_info" and seen.error is None:
-        facets |= {name: seen.values.get("counts", {}).get(name) for name in KEPT_BY_THE_KERNEL}
+        facets |= {name: seen.values.get("counts", {}).get(name) for name in KEPT_BY["kernel"]["iova_info"]}
     iova = seen.values.get("iova")
     if isinstance(iova, int) and seen.kind in ("alloc", "map"):
         size = getattr(step.args, "size", 1)

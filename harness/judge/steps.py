@@ -6,24 +6,20 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from harness.judge.aspect import NOT_SAID, Aspect
-from harness.judge.mappings import mapping_aspects
+from harness.judge.mappings import PAGE, mapping_aspects
 from harness.judge.operations import operation_aspects
 from harness.judge.words import value
 from harness.results import Check, Oracle, StepEvidence
 from harness.scenario.args import Alloc
 from harness.scenario.expect import Deviation, StepExpect
+from harness.scenario.expect_check import KEPT_BY
 from harness.scenario.steps import Nested, Step
 
 IOVA_UNIT = 2 << 20
 """Bytes that an IOVA of qaeMemMapContiguousIova is a multiple of, as its specification says."""
 
-IOVA_GRANULE = 4096
-"""Bytes that an IOMMU maps at least; an IOVA of two-step or streaming mapping has the memory's offset in them."""
-
 # How each oracle says that a call failed: not why in the words of usdm, so each is every error of usdm.
 _FAILURES: dict[str, tuple[str, ...]] = {"libusdm": ("CFailure",), "kernel": ("KernelRefused", "KernelWarned")}
-KEPT_BY_THE_KERNEL = ("in_use", "reserved")
-"""The counts of a range that the kernel can tell; it keeps no list of what is linked."""
 # Errors of the steps themselves, which do not come from the implementation.
 _STEP_ERRORS = (
     *("NotAccessible", "DeviceNotOpen", "NoIova", "ChildFailed", "DmaTimeout", "UnknownBuffer", "UnknownDevice"),
@@ -70,7 +66,10 @@ def _check_step(
         yield Check(name=name, passed=False, message=message, expected="runs", observed="did not run", step=index)
         children: Sequence[StepEvidence] = ()
     else:
-        yield _check(name, tuple(_aspects(step, seen, oracle)), index, known.id if known else "")
+        shown = known is not None and _differs(step, seen, oracle, known)
+        yield _check(
+            name, tuple(_aspects(step, seen, oracle, known)), index, known.id if known is not None and shown else ""
+        )
         children = seen.children
     if isinstance(step.args, Nested):
         number = place.removeprefix("step ")
@@ -79,6 +78,14 @@ def _check_step(
             child_seen = children[position] if position < len(children) else None
             yield from _check_step(child, child_seen, f"step {number}.{position}", index, oracle)
         yield from _surplus(len(step.args.steps), children, "the fork", f"step {number}.", index)
+
+
+def _differs(step: Step, seen: StepEvidence, oracle: Oracle | None, known: Deviation) -> bool:
+    """Whether a step did not do what its own expectation says: what does shows no difference.
+
+    Of an oracle's words a step's own expectation says nothing, so those that are known are a difference by themselves.
+    """
+    return known.expect.says is not None or not all(aspect.good for aspect in _aspects(step, seen, oracle, None))
 
 
 def _surplus(
@@ -111,11 +118,18 @@ def _check(name: str, aspects: Sequence[Aspect], index: int, known: str) -> Chec
     )
 
 
-def _aspects(step: Step, seen: StepEvidence, oracle: Oracle | None) -> Iterator[Aspect]:
+def _aspects(step: Step, seen: StepEvidence, oracle: Oracle | None, known: Deviation | None) -> Iterator[Aspect]:
+    """What a step did against what is expected of it.
+
+    Args:
+        step: the step.
+        seen: what it did.
+        oracle: what it ran on; None for usdm.
+        known: what is expected instead; None for the step's own expectation.
+    """
     if seen.kind != step.kind:
         yield Aspect(good=False, expected=f"evidence of {step.kind}", observed=f"evidence of {seen.kind}")
         return
-    known = deviation(step, oracle)
     expect = step.expect if known is None else known.expect
     # Only a call of the implementation itself has its one failure; what the program does is the same on both.
     yield _error(expect, seen, () if oracle is None or step.kind == "buffer" else _FAILURES[oracle.name])
@@ -128,7 +142,9 @@ def _aspects(step: Step, seen: StepEvidence, oracle: Oracle | None) -> Iterator[
         yield _returns(expect, seen, any_errno=any_errno)
     if expect.pointer is not None:
         yield _equals("pointer", expect.pointer, seen.values.get("pointer"))
-    kept = _kept(step.kind, expect.counts or {}, oracle)
+    counts = expect.counts or {}
+    # What is known of an oracle is known of what it keeps.
+    kept = counts if known is not None else _kept(step.kind, counts, oracle)
     for name, count in kept.items() if step.kind != "mappings" else ():
         yield _equals(name, count, seen.values.get("counts", seen.values).get(name))
     # A step that raised an error has observed nothing, and one that should have is judged by that alone.
@@ -137,10 +153,9 @@ def _aspects(step: Step, seen: StepEvidence, oracle: Oracle | None) -> Iterator[
 
 
 def _kept(kind: str, counts: Mapping[str, int], oracle: Oracle | None) -> Mapping[str, int]:
-    """Those of some counts that an implementation keeps: the kernel has no list of what is linked."""
-    if oracle is None or oracle.name != "kernel" or kind != "iova_info":
-        return counts
-    return {name: count for name, count in counts.items() if name in KEPT_BY_THE_KERNEL}
+    """Those of some counts that an implementation keeps."""
+    kept = KEPT_BY.get(oracle.name, {}).get(kind) if oracle is not None else None
+    return counts if kept is None else {name: count for name, count in counts.items() if name in kept}
 
 
 def _observations(step: Step, expect: StepExpect, seen: StepEvidence) -> Iterator[Aspect]:
@@ -215,7 +230,7 @@ def _in_granule(seen: StepEvidence) -> Aspect:
     if iova is None or inside is None:
         return Aspect(good=False, expected="an IOVA with the memory's offset in its granule", observed=NOT_SAID)
     return Aspect(
-        good=iova % IOVA_GRANULE == inside,
+        good=iova % PAGE == inside,
         expected=f"an IOVA at {inside:#x} of its granule, as the memory",
         observed=f"the IOVA {iova:#x}",
     )

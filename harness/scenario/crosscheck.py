@@ -6,7 +6,7 @@ tells everything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from harness.scenario.base import Model
 from harness.scenario.device_check import DeviceCheck
 from harness.scenario.engines import dma_problem
 from harness.scenario.expect import OTHER_REASONS, FaultExpect, StepExpect
+from harness.scenario.expect_check import Found, check_expectations, check_faults_differ
 from harness.scenario.machine import Machine
 from harness.scenario.names import Names
 from harness.scenario.problems import Problem, suggest
@@ -89,6 +90,10 @@ class _CrossCheck:
     def _add(self, path: Path_, message: str, hint: str | None = None, *, key: bool = False) -> None:
         self._problems.append(Problem(self._file, *self._document.place(path, key=key), message, hint))
 
+    def _found(self, found: Iterable[Found]) -> None:
+        for path, message, hint, key in found:
+            self._add(path, message, hint, key=key)
+
     def run(self, data: Mapping[str, Any]) -> list[Problem]:
         machine = _try(Machine, data.get("machine"))
         if machine is not None:
@@ -115,6 +120,7 @@ class _CrossCheck:
         expect = data.get("expect")
         if isinstance(expect, dict):
             self._faults(expect, ("expect",), names)
+            self._found(check_faults_differ(expect, ("expect",)))
             for oracle in ORACLES:
                 if isinstance(expect.get(oracle), dict):
                     self._faults(expect[oracle], ("expect", oracle), names)
@@ -170,6 +176,7 @@ class _CrossCheck:
                 other = raw.get(oracle)
                 if isinstance(other, dict):
                     self._expect(other.get("expect"), (*path, oracle, "expect"), kind)
+            self._found(check_expectations(raw, kind, path))
             args = _try(KINDS[kind], raw[kind])
             if kind in NESTED:
                 self._nested(raw[kind], kind, (*path, kind), names)

@@ -18,9 +18,8 @@ KERNEL_DIFFERENCES: dict[str, str] = {
     "K13": "the direction of unlink and destroy is not compared with the link's",
     "K14": "sync looks at nothing that it is given: it succeeds over a hole",
     "K16": "try_alloc overwrites a state that has a range, whose IOVAs are lost",
-    "K17": "a state keeps what stands in it when its range ends, and no function looks whether it has one",
+    "K17": "a state stays as it was when its range ends: dma_use_iova says that it has one",
     "K21": "IOVAs are given below those that usdm begins with: a mask of 20 bits is enough",
-    "K22": "a streaming mapping without a direction stops the kernel at a BUG()",
     "K25": "the size and the direction of a streaming unmap are not compared with the mapping's",
 }
 """Ids, with what a driver meets."""

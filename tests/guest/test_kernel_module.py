@@ -54,7 +54,7 @@ MAIN: dict[str, Any] = {
     "overlap": [0, "-EADDRINUSE", None],
     # Beyond the end; far beyond; the device reaches both; the end, after which it does not reach the second either.
     "beyond": [0, 0, True, True, None, True],
-    "without_range": ["NoRange"] * 4,
+    "without_range": ["StateWithoutRange"] * 4,
     # Reached; 100 bytes of the page unlinked; not reached any more.
     "part_of_a_page": [True, None, False, None],
     # The second of four pages unlinked: the others stay.
@@ -84,7 +84,7 @@ MAIN: dict[str, Any] = {
     "unlink_before_sync": [0, None, 0, None],
     "sizes": {"0": "false", "bit 63": "false", "largest": "false", "2^47": 1, "link 0": "-EINVAL"},
     "state_again": [1, True, None],
-    "state_after": [1, 1],
+    "state_after": [1, True, "StateWithoutRange", 1] * 2,
     "given_again": {"whole": True, "part, same size": False, "part, its size": True},
     "masks": {"64": [1, 0], "32": [1, 0], "20": [1, 0], "13": [1, 0], "12": ["false", 0]},
     "attributes": [0, 0, 0, 0, None],
@@ -92,7 +92,7 @@ MAIN: dict[str, Any] = {
     "streaming_undone_otherwise": [True, None, "unmap 4096", False, True, None, "unmap 4096", True],
     # The call; what is pinned later; the device's write; a second one who opens it.
     "unbound": ["ENODEV", 0, False, "EBUSY"],
-    "memory_of_the_program": ["NotContiguous", "NotPinned", 0, None],
+    "memory_of_the_program": ["MemoryScattered", "NotPinned", 0, None],
     # Pinned while something is left mapped; not when the file was closed, and the device reaches nothing.
     "closed_linked": [4, 0, False],
     "no_bounce_buffers": [["-ENOMEM", None], [0, "map 8192", None]],

@@ -63,6 +63,8 @@ struct edu {
 	struct list_head lost;
 	unsigned int pinned;
 	struct dma_iova_state states[DMA_IOVA_TEST_STATES];
+	/* Whose range has ended: the kernel leaves the state as it was, and a second use would damage the allocator. */
+	bool ended[DMA_IOVA_TEST_STATES];
 	struct miscdevice misc;
 	char name[48];
 };
@@ -70,6 +72,12 @@ struct edu {
 static void edu_release(struct kref *refs)
 {
 	kvfree(container_of(refs, struct edu, refs));
+}
+
+/* Whether a state has a range; dma_use_iova() says so of one whose range has ended, too. */
+static bool has_range(struct edu *edu, struct dma_iova_state *state)
+{
+	return dma_use_iova(state) && !edu->ended[state - edu->states];
 }
 
 /* ---- user memory */
@@ -203,9 +211,10 @@ static void undo_everything(struct edu *edu)
 		unpin(edu, piece);
 	}
 	for (i = 0; i < DMA_IOVA_TEST_STATES; i++) {
-		if (dma_use_iova(&edu->states[i]))
+		if (has_range(edu, &edu->states[i]))
 			dma_iova_free(dev, &edu->states[i]);
 		memset(&edu->states[i], 0, sizeof(edu->states[i]));
+		edu->ended[i] = false;
 	}
 	list_for_each_entry_safe(lost, next, &edu->lost, node) {
 		dma_iova_free(dev, &lost->state);
@@ -227,7 +236,7 @@ static int try_alloc(struct edu *edu, struct dma_iova_test_call *call, struct dm
 		return PTR_ERR(piece);
 	phys = phys_of(piece, call->address);
 	unpin(edu, piece);
-	if (dma_use_iova(state)) {
+	if (has_range(edu, state)) {
 		lost = kzalloc(sizeof(*lost), GFP_KERNEL);
 		if (!lost)
 			return -ENOMEM;
@@ -235,6 +244,7 @@ static int try_alloc(struct edu *edu, struct dma_iova_test_call *call, struct dm
 		list_add_tail(&lost->node, &edu->lost);
 	}
 	call->result = dma_iova_try_alloc(&edu->pdev->dev, state, phys, call->size);
+	edu->ended[state - edu->states] = false;
 	return 0;
 }
 
@@ -274,8 +284,7 @@ static int end_range(struct edu *edu, struct dma_iova_test_call *call, struct dm
 		dma_iova_free(&edu->pdev->dev, state);
 	reap(edu, was.addr & PAGE_MASK, last_of(was.addr, dma_iova_size(&was)));
 	call->result = dma_use_iova(state);
-	/* A second use of it would damage the allocator. */
-	memset(state, 0, sizeof(*state));
+	edu->ended[state - edu->states] = true;
 	return 0;
 }
 
@@ -338,7 +347,7 @@ static int call_kernel(struct edu *edu, unsigned int request, struct dma_iova_te
 	case DMA_IOVA_TEST_READ_STATE:
 		return 0;
 	}
-	if (!dma_use_iova(state))
+	if (!has_range(edu, state))
 		return -ESTALE;
 	switch (request) {
 	case DMA_IOVA_TEST_LINK:

@@ -30,8 +30,8 @@
  * @attrs: DMA_ATTR_*, passed on unchecked
  * @result: out: what the kernel's function returned; of FREE and DESTROY, whether the state still looks as if it had a
  *          range when they return, and 0 of other void functions
- * @state_addr: out: the state's addr after the call
- * @state_size: out: the state's __size after the call
+ * @state_addr: out: the state's addr after the call, of FREE and DESTROY as the kernel left it
+ * @state_size: out: the state's __size after the call, likewise
  */
 struct dma_iova_test_call {
 	__u32 state;

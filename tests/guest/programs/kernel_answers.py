@@ -289,12 +289,14 @@ def state_again(case):
 
 
 def state_after(case):
-    from harness.agent import kernel_abi
-
+    """Whether it says that it has a range, and which, after each end; what a second end is answered, and try_alloc."""
     said = []
-    for request in (kernel_abi.FREE, kernel_abi.DESTROY):
-        number = case.api.number(case.dev, case.alloc())
-        said.append(case.dev.call(request, kernel_abi.call_request(number)).result)
+    for end in (case.free, lambda state: case.destroy(state, 0)):
+        state = case.alloc()
+        was = state.addr, state.size
+        end(state)
+        said += [case.call("dma_use_iova", state), (state.addr, state.size) == was, end(state)]
+        said.append(case.call("dma_iova_try_alloc", case.dev, state, case.mem, PAGE))
     return said
 
 

@@ -93,7 +93,6 @@ BROKEN: list[tuple[str, Callable[[Calls], None]]] = [
     ("mapping", change("dma_iova_link", 1, result=-12)),
     ("sync", drop("dma_iova_sync")),
     ("sync", change("dma_iova_sync", size=0x2E00)),
-    ("sync", change("dma_iova_sync", result=-12)),
     ("outside", change("dma_iova_sync", size=0x5000)),
     ("unlinked", unlink(0x1000)),
     ("unlinked", unlink(0x800, 0xE00)),
@@ -138,6 +137,35 @@ def test_a_range_managed_link_by_link_keeps_the_rules() -> None:
         calls.append({**end, "call": "dma_iova_unlink", "offset": link["offset"], "size": link["size"], "unmaps": rows})
     calls.append({**end, "call": "dma_iova_free", "unmaps": []})
     assert violations(calls, G) == []
+
+
+@pytest.mark.parametrize("number", [1, 4])
+def test_what_is_linked_is_taken_back_without_a_sync_when_a_link_fails(number: int) -> None:
+    """As blk_rq_dma_map_iova of block/blk-mq-dma.c does."""
+    calls = sequence()
+    failed = at(calls, "dma_iova_link", number)
+    calls[failed].update(result=-12, maps=[])
+    mapped, whole = calls[failed]["offset"], -(-(0x200 + calls[failed]["offset"]) // G) * G
+    first = calls[0]["addr"] - calls[0]["addr"] % G
+    calls[-1].update(size=mapped, unmaps=[[first, whole, whole]])
+    del calls[failed + 1 : -1]
+    assert [call["call"] for call in calls][-2:] == ["dma_iova_link", "dma_iova_destroy"]
+    assert violations(calls, G) == []
+
+
+def test_what_is_linked_is_taken_back_when_the_sync_fails() -> None:
+    calls = sequence()
+    calls[at(calls, "dma_iova_sync")].update(result=-12)
+    assert violations(calls, G) == []
+
+
+def test_a_failure_in_one_range_excuses_no_other() -> None:
+    failed, other = sequence(), sequence()
+    failed[at(failed, "dma_iova_sync")].update(result=-12)
+    for call in other:
+        call["state"] += 1000
+    other.pop(at(other, "dma_iova_sync"))
+    assert [one.rule for one in violations([*failed, *other], G)] == ["sync"]
 
 
 def test_a_link_that_failed_is_none() -> None:

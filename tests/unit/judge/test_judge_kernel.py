@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from harness.agent import kernel_device
 from harness.judge import judge, judge_both
 from harness.judge.implementations import compare_implementations
 from harness.results import Check, Evidence, Finding, Oracle, StepError, StepEvidence
 from harness.scenario.model import Scenario
+from usdm import dma_errors, errors
 
 KERNEL = Oracle(name="kernel", version="7.2.12+deb13-amd64")
 LIBRARY = Oracle(name="libusdm", version="26.08.0-2")
+NOT_CALLED = sorted(one.__name__ for one in kernel_device.TestModuleRefused.__subclasses__())
 LINK = {"iova_link": {"range": "r", "buffer": "b", "size": 4096}}
 FREE = {"iova_free": {"range": "r"}}
 KNOWN = {**FREE, "expect": {"error": "StillLinked"}, "kernel": {"differs": "K9"}}
@@ -50,6 +53,24 @@ def test_a_difference_that_has_gone_fails():
     assert (found.passed, found.findings) == (False, ())
 
 
+@pytest.mark.parametrize(
+    ("step", "fields"),
+    [
+        ({**LINK, "expect": {"returns": 0}, "kernel": {"differs": "K2", "expect": {"returns": 0}}}, {"returns": 0}),
+        # A refusal of any errno is as usdm's own.
+        (
+            {**LINK, "expect": {"error": "EndNotAtGranule", "returns": -22},
+             "kernel": {"differs": "K2", "expect": {"error": "KernelRefused", "returns": -5}}},
+            {"error": "KernelRefused", "returns": -5},
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_differ_from_the_steps_own_expectation_is_no_finding(step, fields):
+    found = verdict(step, **fields)
+    assert found.passed
+    assert found.findings == ()
+
+
 @pytest.mark.parametrize(("oracle", "error"), [(None, "StillLinked"), (LIBRARY, "CFailure")])
 def test_it_is_the_kernels_alone(oracle, error):
     found = verdict(KNOWN, oracle, error=error)
@@ -76,9 +97,15 @@ def test_every_refusal_of_the_kernel_is_an_error_of_usdm(error):
     assert not verdict(step, error="CFailure", returns=-22).passed
 
 
-@pytest.mark.parametrize("error", ["NotContiguous", "NotPinned", "WouldStop", "NoTestModule", "InternalError"])
+@pytest.mark.parametrize("error", [*NOT_CALLED, "NoTestModule", "InternalError"])
 def test_what_the_kernel_was_not_called_for_is_no_refusal(error):
     assert not verdict({**LINK, "expect": {"error": "OutsideRange"}}, error=error).passed
+
+
+def test_no_error_of_usdm_has_the_name_of_a_refusal_of_the_test_modules():
+    """Otherwise the module's refusal would be taken for the kernel meeting usdm's error."""
+    own = {name for module in (errors, dma_errors) for name in vars(module)}
+    assert not own & set(NOT_CALLED)
 
 
 def test_an_errno_is_the_implementations_own_and_a_success_is_not():
@@ -96,6 +123,8 @@ def test_an_errno_is_the_implementations_own_and_a_success_is_not():
 def test_the_kernel_is_asked_only_for_counts_that_it_keeps():
     step = {"iova_info": {"range": "r"}, "expect": {"counts": {"links": 2, "in_use": 1, "reserved": 8192}}}
     kept = {"counts": {"in_use": 1, "reserved": 8192}}
+    known = {**step, "kernel": {"differs": "K1", "expect": {"counts": {"in_use": 1, "links": 7}}}}
+    assert not verdict(known, values=kept).passed, "what is known is looked at, also where the kernel keeps none"
     assert verdict(step, values=kept).passed
     assert not verdict(step, None, values=kept).passed
     assert not verdict(step, values={"counts": {"in_use": 1, "reserved": 4096}}).passed
@@ -127,7 +156,7 @@ EACH = {"iova_link_each": {"range": "r", "buffer": "b", "size": 4096, "count": 4
     ("step", "left", "right"),
     [
         (LINK, {"returns": -22, "error": "OutsideRange"}, {"returns": -98, "error": "KernelRefused"}),
-        (LINK, {"returns": -22, "error": "NoRange"}, {"error": "NoRange"}),
+        (LINK, {"returns": -22, "error": "NoRange"}, {"error": "StateWithoutRange"}),
         (ALLOC, {"returns": 1, "values": {"iova": 0x200234, "inside": 0x234}},
          {"returns": 1, "values": {"iova": 0xFFFFC234, "inside": 0x234}}),
         (MAP, {"returns": 0x200000, "values": {"iova": 0x200000, "inside": 0}},
@@ -222,6 +251,10 @@ def test_the_faults_of_the_kernel_instead():
     assert good.passed
     assert [(found.defect, found.step) for found in good.findings] == [("K9", None)]
     assert not judge(one, side(0xFFFF0000, 0xFFFF1000, KERNEL)).passed
+    same = judge(
+        scenario(ALLOC, READ, faults=[FAULT], kernel={"differs": "K9", "faults": [FAULT]}), side(0x1000, 0x2000, KERNEL)
+    )
+    assert (same.passed, same.findings) == (True, ()), "the scenario's own faults show no difference"
     assert judge(one, side(0x200000, 0x201000)).passed
     both = judge_both(one, side(0x200000, 0x201000), side(0xFFFF0000, None, KERNEL))
     assert both.passed

@@ -30,7 +30,9 @@ def parsed(text: str) -> Scenario:
 
 @pytest.mark.parametrize("defect", [*DEFECTS, *OTHER])
 def test_every_known_difference_can_be_named(defect: str) -> None:
-    step = parsed(with_step(f"{{unmap: {{buffer: a, size: 4K}}, libusdm: {{defect: {defect}}}}}")).steps[3]
+    step = parsed(
+        with_step(f"{{unmap: {{buffer: a, size: 4K}}, expect: {{error: X}}, libusdm: {{defect: {defect}}}}}")
+    ).steps[3]
     assert step.libusdm is not None
     assert (step.libusdm.defect, step.libusdm.versions) == (defect, None)
     assert not step.libusdm.expect.model_fields_set
@@ -120,7 +122,7 @@ def test_other_faults() -> None:
     assert known is not None
     assert (known.defect, len(known.faults), known.faults[0].address) == ("D3", 1, 0x900000)
     assert [known.applies(version) for version in ("24.02.0-1", "26.08.0-2")] == [True, False]
-    none = parsed(with_expect("{defect: policy}")).expect.libusdm
+    none = parsed(with_expect(f"{{defect: policy}}\n  faults: [{FAULT}]")).expect.libusdm
     assert none is not None
     assert none.faults == ()
 

@@ -104,3 +104,33 @@ def test_what_is_wrong_of_a_step(text: str, message: str) -> None:
 def test_what_is_wrong_of_the_whole(text: str, message: str) -> None:
     found = said(f"{HEAD}{STEP}expect:\n  kernel: {text}\n")
     assert any(one.startswith(message) for one in found), found
+
+
+INFO = (
+    "steps:\n  - register: {device: edu0}\n  - buffer: {as: b, size: 4K}\n"
+    "  - iova_alloc: {device: edu0, as: r, buffer: b, size: 4K}\n  - iova_info: {range: r}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("expect: {counts: {links: 1, nonsense: 5}}", "9:33 expected a count of iova_info, found 'nonsense'"),
+        ("kernel: {differs: K1, expect: {counts: {links: 7}}}",
+         "9:45 expected a count of iova_info that the kernel keeps, found 'links'"),
+        ("libusdm: {defect: D1, expect: {counts: {linked: 7}}}", "9:45 expected a count of iova_info, found 'linked'"),
+        ("expect: {counts: {in_use: 1}}\n    kernel: {differs: K2, expect: {counts: {in_use: 1}}}",
+         "10:5 expected an expectation that differs from the step's own, found the same"),
+        ("kernel: {differs: K2}", "9:5 expected an expectation that differs from the step's own, found the same"),
+    ],
+)  # fmt: skip
+def test_counts_and_differences_that_are_none(lines: str, message: str) -> None:
+    found = said(f"{HEAD}{INFO}    {lines}\n")
+    assert any(one.startswith(message) for one in found), found
+
+
+def test_faults_that_do_not_differ() -> None:
+    fault = "{device: edu0, access: read, address: 0x900000, reason: 6}"
+    text = f"expect:\n  faults: [{fault}]\n  kernel: {{differs: K1, faults: [{fault}]}}\n"
+    found = said(f"{HEAD}{STEP}{text}")
+    assert any("expected an expectation that differs from the scenario's own, found the same" in one for one in found)
