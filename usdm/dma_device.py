@@ -102,7 +102,7 @@ class DmaDevice:
             BounceBuffer, BounceRefused: The device is untrusted, and these are no whole granules.
             RangeOverflow: The memory ends beyond 64 bits.
         """
-        held = state.range if type(state) is DmaIovaState else None
+        held = state.range if isinstance(state, DmaIovaState) else None
         if held is None or held.device is not self:
             self._refuse(state)
         lock = held.domain.lock
@@ -233,7 +233,7 @@ class DmaDevice:
         domain = self._domain()
         with domain.lock:
             domain.refuse_ended()
-            return domain.stream(ACCESS[direction], virt, size, direction, self.dma_mask)
+            return domain.stream(ACCESS[direction], virt, size, int(direction), self.dma_mask)
 
     def unmap_single(self, addr: int, size: int, direction: int, attrs: int = 0) -> None:
         """End a mapping of `map_single`, which had this IOVA, size and direction.
@@ -287,12 +287,20 @@ class VfioDma(DmaDevice):
     """
 
     def __init__(self, usdm: Usdm | None = None, *, dma_mask: int = MAX_U64, untrusted: bool = False) -> None:
-        """Take the instance, None for the process's own one of `usdm.qae_mem`; something can be registered later."""
+        """Take the instance, None for the process's own one of `usdm.qae_mem`; something can be registered later.
+
+        Raises:
+            BadArgument: It is no `Usdm`, or `dma_mask` no 64-bit integer.
+        """
         super().__init__(dma_mask=dma_mask, untrusted=untrusted)
+        from usdm.driver import Usdm
+
         if usdm is None:
             from usdm import qae_mem
 
             usdm = qae_mem.default_instance()
+        elif not isinstance(usdm, Usdm):
+            raise errors.BadArgument("usdm", usdm, "it is no Usdm")
         self._usdm = usdm
 
     def _domain(self) -> Domain:
