@@ -19,7 +19,9 @@ _SWIOTLB_FLAG = 1 << 63  # of the size; the kernel keeps it for itself
 class DmaDevice:
     """A device that memory is mapped for, in two steps (try_alloc, link, sync) or in one (map_single).
 
-    All methods may be called from any thread. A refused call changes nothing, and nothing is ever half mapped.
+    All methods may be called from any thread. A call that breaks a rule changes nothing, and one that the kernel
+    refuses neither, but for what `sync`, `unlink`, `destroy` and `unmap_single` tell: a mapping that the kernel does not
+    take back stays, and one that was not there any more (ENOENT) is forgotten.
 
     Attributes:
         dma_mask: The highest IOVA that the device reaches.
@@ -121,7 +123,9 @@ class DmaDevice:
             lock.release()
 
     def sync(self, state: DmaIovaState, offset: int, size: int) -> None:
-        """Have the device see the links of a part of the range: each one becomes a mapping. All of them, or none.
+        """Have the device see the links of a part of the range: each one becomes a mapping.
+
+        All of them, or none, unless the kernel refuses to take those back that were made before one failed.
 
         Args:
             state: Has a range.
@@ -141,7 +145,7 @@ class DmaDevice:
             held.sync(offset, size)
 
     def unlink(self, state: DmaIovaState, offset: int, size: int, direction: int, attrs: int = 0) -> None:
-        """Take links out of the range: the device does not see them any more. The range stays.
+        """Take links out of the range, all of them or none: the device does not see them any more. The range stays.
 
         Args:
             state: Has a range.
@@ -242,7 +246,8 @@ class DmaDevice:
             BadArgument, BadDirection, BadAttributes: As `link`.
             NotRegistered, NoIommuMode, DomainEnded, ForkedChild: There is nothing to unmap any more.
             NotStreamed, StreamedSize, WrongDirection: There is no such mapping.
-            UnmapFailed: The kernel refused, and it is as before; or (ENOENT) it was not there any more.
+            UnmapFailed: The kernel refused, and it is as before; or (ENOENT) it was not there any more, and is
+                forgotten.
         """
         _integers(addr=addr, size=size)
         check_access(direction, attrs)

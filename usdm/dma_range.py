@@ -80,8 +80,8 @@ class DmaIovaState:
 class Range:
     """Reserved IOVAs. `offset` of a link counts from the first byte, which lies `pad` bytes into the first granule.
 
-    A link is noted by `link`, and mapped by `sync`, by exactly one call to the kernel. A refused call changes nothing.
-    The domain's lock is held in every method.
+    A link is noted by `link`, and mapped by `sync`, by exactly one call to the kernel. A refused call changes nothing,
+    but for what `DmaDevice.sync` and `DmaDevice.unlink` tell. The domain's lock is held in every method.
 
     Attributes:
         base: The first IOVA, a multiple of 4 KiB.

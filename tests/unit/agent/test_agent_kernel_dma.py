@@ -255,9 +255,7 @@ def test_a_warning_during_a_void_function_is_its_error(
     assert api.call("dma_iova_unlink", dev, State(), 0, 4096, 0) == (None, None)
 
 
-def test_a_log_that_was_overrun(
-    api: KernelDma, dev: KernelDevice, module: FakeModule, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_log_that_was_overrun(api: KernelDma, dev: KernelDevice, module: FakeModule, monkeypatch: pytest.MonkeyPatch):
     """Before the call it means nothing; during the call, the warning may be among what was lost."""
     overrun: list[str] = []
 

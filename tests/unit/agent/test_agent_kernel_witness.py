@@ -209,7 +209,7 @@ def test_an_instance_that_is_there_already(kernel: Path, monkeypatch: pytest.Mon
 
 
 def test_a_kernel_without_instances(kernel: Path) -> None:
-    with pytest.raises(NotSet, match="does not record that: .*harness: No such file"):
+    with pytest.raises(NotSet, match=r"does not record that: .*harness: No such file"):
         Recording((), (), str(kernel))
 
 

@@ -105,7 +105,7 @@ def test_what_the_kernel_saw_belongs_to_the_call_before() -> None:
         f"{me}unmap: IOMMU: iova=0x1000 - 0x2000 size=4096 unmapped_size=4096",
         f"{me}tracing_mark_write: call 1",
         f"{me}unmap: IOMMU: iova=0x3000 - 0x4000 size=4096 unmapped_size=0",
-        f"python3-1 [000] ..... 1.000000: map: IOMMU: iova=0x1000 - 0x2000 paddr=0x5000 size=4096",
+        "python3-1 [000] ..... 1.000000: map: IOMMU: iova=0x1000 - 0x2000 paddr=0x5000 size=4096",
     ]
     _witnessed("\n".join(lines), done)
     assert done == [
