@@ -20,8 +20,8 @@ class DmaDevice:
     """A device that memory is mapped for, in two steps (try_alloc, link, sync) or in one (map_single).
 
     All methods may be called from any thread. A call that breaks a rule changes nothing, and one that the kernel
-    refuses neither, but for what `sync`, `unlink`, `destroy` and `unmap_single` tell: a mapping that the kernel does not
-    take back stays, and one that was not there any more (ENOENT) is forgotten.
+    refuses neither, but for what `sync`, `unlink`, `destroy` and `unmap_single` tell: a mapping that the kernel does
+    not take back stays, and one that was not there any more (ENOENT) is forgotten.
 
     Attributes:
         dma_mask: The highest IOVA that the device reaches.
