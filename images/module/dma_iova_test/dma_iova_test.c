@@ -196,7 +196,7 @@ static void unmap_rest(struct edu *edu, struct piece *piece)
 		if (!iommu_iova_to_phys(domain, iova))
 			continue;
 		pages += iommu_unmap(domain, iova, PAGE_SIZE) >> PAGE_SHIFT;
-		/* What stands for several pages may go only as a whole: a mapping of virtio-iommu does. */
+		/* A format of tables may let go of an entry for several pages only as a whole. */
 		if (iommu_iova_to_phys(domain, iova))
 			pages += iommu_unmap(domain, iova, piece->last - iova + 1) >> PAGE_SHIFT;
 	}
