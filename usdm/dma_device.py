@@ -19,7 +19,9 @@ _SWIOTLB_FLAG = 1 << 63  # of the size; the kernel keeps it for itself
 class DmaDevice:
     """A device that memory is mapped for, in two steps (try_alloc, link, sync) or in one (map_single).
 
-    All methods may be called from any thread. A refused call changes nothing, and nothing is ever half mapped.
+    All methods may be called from any thread. A call that breaks a rule changes nothing, and one that the kernel
+    refuses neither, but for what `sync`, `unlink`, `destroy` and `unmap_single` tell: a mapping that the kernel does
+    not take back stays, and one that was not there any more (ENOENT) is forgotten.
 
     Attributes:
         dma_mask: The highest IOVA that the device reaches.
@@ -102,7 +104,7 @@ class DmaDevice:
             BounceBuffer, BounceRefused: The device is untrusted, and these are no whole granules.
             RangeOverflow: The memory ends beyond 64 bits.
         """
-        held = state.range if type(state) is DmaIovaState else None
+        held = state.range if isinstance(state, DmaIovaState) else None
         if held is None or held.device is not self:
             self._refuse(state)
         lock = held.domain.lock
@@ -121,7 +123,9 @@ class DmaDevice:
             lock.release()
 
     def sync(self, state: DmaIovaState, offset: int, size: int) -> None:
-        """Have the device see the links of a part of the range: each one becomes a mapping. All of them, or none.
+        """Have the device see the links of a part of the range: each one becomes a mapping.
+
+        All of them, or none, unless the kernel refuses to take those back that were made before one failed.
 
         Args:
             state: Has a range.
@@ -141,7 +145,7 @@ class DmaDevice:
             held.sync(offset, size)
 
     def unlink(self, state: DmaIovaState, offset: int, size: int, direction: int, attrs: int = 0) -> None:
-        """Take links out of the range: the device does not see them any more. The range stays.
+        """Take links out of the range, all of them or none: the device does not see them any more. The range stays.
 
         Args:
             state: Has a range.
@@ -233,7 +237,7 @@ class DmaDevice:
         domain = self._domain()
         with domain.lock:
             domain.refuse_ended()
-            return domain.stream(ACCESS[direction], virt, size, direction, self.dma_mask)
+            return domain.stream(ACCESS[direction], virt, size, int(direction), self.dma_mask)
 
     def unmap_single(self, addr: int, size: int, direction: int, attrs: int = 0) -> None:
         """End a mapping of `map_single`, which had this IOVA, size and direction.
@@ -242,7 +246,8 @@ class DmaDevice:
             BadArgument, BadDirection, BadAttributes: As `link`.
             NotRegistered, NoIommuMode, DomainEnded, ForkedChild: There is nothing to unmap any more.
             NotStreamed, StreamedSize, WrongDirection: There is no such mapping.
-            UnmapFailed: The kernel refused, and it is as before; or (ENOENT) it was not there any more.
+            UnmapFailed: The kernel refused, and it is as before; or (ENOENT) it was not there any more, and is
+                forgotten.
         """
         _integers(addr=addr, size=size)
         check_access(direction, attrs)
@@ -287,12 +292,20 @@ class VfioDma(DmaDevice):
     """
 
     def __init__(self, usdm: Usdm | None = None, *, dma_mask: int = MAX_U64, untrusted: bool = False) -> None:
-        """Take the instance, None for the process's own one of `usdm.qae_mem`; something can be registered later."""
+        """Take the instance, None for the process's own one of `usdm.qae_mem`; something can be registered later.
+
+        Raises:
+            BadArgument: It is no `Usdm`, or `dma_mask` no 64-bit integer.
+        """
         super().__init__(dma_mask=dma_mask, untrusted=untrusted)
+        from usdm.driver import Usdm
+
         if usdm is None:
             from usdm import qae_mem
 
             usdm = qae_mem.default_instance()
+        elif not isinstance(usdm, Usdm):
+            raise errors.BadArgument("usdm", usdm, "it is no Usdm")
         self._usdm = usdm
 
     def _domain(self) -> Domain:

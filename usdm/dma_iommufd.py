@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from usdm import errors
 from usdm.dma_device import DmaDevice
+from usdm.iommufd import Ioas
 from usdm.limits import MAX_U64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from usdm.dma_domain import Domain
-    from usdm.iommufd import Ioas
 
 
 class IommufdDma(DmaDevice):
@@ -19,8 +20,14 @@ class IommufdDma(DmaDevice):
     """
 
     def __init__(self, ioas: Ioas, *, dma_mask: int = MAX_U64, untrusted: bool = False) -> None:
-        """Take an IOAS, best after the device was attached: before that, every IOVA counts as usable."""
+        """Take an IOAS, best after the device was attached: before that, every IOVA counts as usable.
+
+        Raises:
+            BadArgument: It is no `Ioas`, or `dma_mask` no 64-bit integer.
+        """
         super().__init__(dma_mask=dma_mask, untrusted=untrusted)
+        if not isinstance(ioas, Ioas):
+            raise errors.BadArgument("ioas", ioas, "it is no Ioas")
         self._ioas = ioas
 
     def _domain(self) -> Domain:

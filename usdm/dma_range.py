@@ -80,8 +80,8 @@ class DmaIovaState:
 class Range:
     """Reserved IOVAs. `offset` of a link counts from the first byte, which lies `pad` bytes into the first granule.
 
-    A link is noted by `link`, and mapped by `sync`, by exactly one call to the kernel. A refused call changes nothing.
-    The domain's lock is held in every method.
+    A link is noted by `link`, and mapped by `sync`, by exactly one call to the kernel. A refused call changes nothing,
+    but for what `DmaDevice.sync` and `DmaDevice.unlink` tell. The domain's lock is held in every method.
 
     Attributes:
         base: The first IOVA, a multiple of 4 KiB.
@@ -115,9 +115,13 @@ class Range:
             UsdmError: As `DmaDevice.link`.
         """
         start, end, tail = self.pad + offset, offset + size, self._tail
-        # The usual case: the next whole granules, or the last link.
+        # The usual case: the next whole granules, or the last link. A bool equals an integer, and is refused.
         if (
-            attrs
+            type(size) is not int
+            or type(offset) is not int
+            or type(direction) is not int
+            or type(attrs) is not int
+            or attrs
             or (virt | start | self.pad + tail) & MASK
             or not tail <= offset < end <= self.size
             or (size & MASK and self.whole)
@@ -125,7 +129,7 @@ class Range:
             or direction not in ACCESS
         ):
             self._check(virt, offset, size, direction, attrs)
-            into = start & MASK
+            direction, into = int(direction), start & MASK
             virt, start, size = virt - into, start - into, size + into
         self.links[offset] = end, direction, (ACCESS[direction], virt, self.base + start, size + MASK & ~MASK)
         if end > tail:
@@ -248,7 +252,7 @@ def granules(size: int) -> int:
 
 def check_access(direction: int, attrs: int) -> None:
     """Refuse a direction or attributes; raises `BadDirection`, `BadAttributes`, `BadArgument`."""
-    if type(direction) is not int or direction not in ACCESS:
+    if not isinstance(direction, int) or isinstance(direction, bool) or direction not in ACCESS:
         raise dma_errors.BadDirection("dir", direction)
     if check.integer("attrs", attrs) & ~ATTRIBUTES:
         raise dma_errors.BadAttributes("attrs", attrs)

@@ -64,8 +64,9 @@ class Granules:
             return iova
         count = size >> _GRANULE
         unit, low = self._cursors.get(last, _NOWHERE)
-        start = _fit(self._units[unit], count, low) if unit in self._units else None
-        if start is None:
+        start = _fit(self._units[unit], count, low) if unit in self._units and unit not in self._narrowed else None
+        # The unit may go beyond the limit, where it was taken for a higher one.
+        if start is None or (unit << _SHIFT) + (start + count << _GRANULE) - 1 > last:
             unit, start = self._elsewhere(unit, low, count, last)
         self._cursors[last] = unit, start + count
         self._units[unit] &= ~(((1 << count) - 1) << start)
@@ -154,8 +155,8 @@ class Granules:
         return unit, low if low + count <= _COUNT else 0
 
     def _again(self, behind: int, count: int, last: int) -> tuple[int, int] | None:
-        """Look through the units that are held, from the one after `behind` on, in the order of IOVAs."""
-        units = sorted(self._units)
+        """Look through the units that are held and usable, from the one after `behind` on, in the order of IOVAs."""
+        units = sorted(self._units.keys() - self._narrowed)
         later = [unit for unit in units if unit > behind]
         for unit in later + units[: len(units) - len(later)]:
             start = _fit(self._units[unit], count, 0)

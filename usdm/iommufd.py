@@ -141,7 +141,6 @@ class Ioas:
         """Make one; raises `DeviceError`, `ForkedChild`."""
         iommufd.refuse_child()
         self._iommufd = iommufd
-        self._kernel = iommufd.kernel
         self._ioctl = iommufd.kernel.ioctl
         request = uapi.ioas_alloc()
         try:
@@ -152,9 +151,7 @@ class Ioas:
         self._lock = allocate_lock()
         self._dma: Domain | None = None
         self._ended = False
-        # One request of each kind, written anew for each call; the lock is held.
-        self._map = uapi.ioas_map(self.id, 0, 0, 0, 0)
-        self._unmap = uapi.ioas_unmap(self.id, 0, 0)
+        self._tables = _Tables(iommufd, self.id)
         iommufd.ioases.append(self)
 
     def iova_ranges(self) -> tuple[tuple[int, int], ...]:
@@ -163,7 +160,16 @@ class Ioas:
         Raises:
             DeviceError: The kernel refused.
             Unsupported: The IOMMU cannot map single pages of 4 KiB.
+            DomainEnded: It was destroyed, or its IOMMUFD closed.
+            ForkedChild: The parent made it.
         """
+        self._iommufd.refuse_child()
+        with self._lock:
+            self._refuse_ended()
+            return self._usable()
+
+    def _usable(self) -> tuple[tuple[int, int], ...]:
+        """Ask for the usable IOVAs; the lock is held."""
         count = _RANGES
         while True:
             array = ctypes.create_string_buffer(16 * count)
@@ -189,40 +195,35 @@ class Ioas:
             BadArgument: A number is no 64-bit integer.
             AddressNotAccessible: Part of the memory is not mapped in this process.
             IoasMapFailed: The kernel refused for another reason.
+            DomainEnded: It was destroyed, or its IOMMUFD closed.
             ForkedChild: The parent made it.
         """
         for name, value in (("virt", virt), ("iova", iova), ("size", size)):
             check.integer(name, value)
         self._iommufd.refuse_child()
         with self._lock:
-            self.map_piece((1 if read else 0) | (2 if write else 0), virt, iova, size)
+            self._refuse_ended()
+            self._tables.map_piece((1 if read else 0) | (2 if write else 0), virt, iova, size)
 
     def unmap(self, iova: int, size: int) -> int:
         """Unmap whole mappings, as many as there are in a range, and return how many bytes these had.
 
-        The lock is not taken: `usdm.dma_domain` holds it.
-
         Raises:
+            BadArgument: A number is no 64-bit integer.
             IoasUnmapFailed: The kernel refused: ENOENT when there is nothing, or when the range cuts a mapping.
+            DomainEnded: It was destroyed, or its IOMMUFD closed.
+            ForkedChild: The parent made it.
         """
-        request = self._unmap
-        _pack_unmap(request, uapi.UNMAP_RANGE_AT, iova, size)
-        try:
-            self._ioctl(self._iommufd.fd, uapi.IOAS_UNMAP, request)
-        except OSError as error:
-            raise IoasUnmapFailed("iova", iova, error.errno or 0, f"size {size:#x}") from error
-        return uapi.unmapped_size(request)
+        for name, value in (("iova", iova), ("size", size)):
+            check.integer(name, value)
+        self._iommufd.refuse_child()
+        with self._lock:
+            self._refuse_ended()
+            return self._tables.unmap(iova, size)
 
-    def map_piece(self, access: int, virt: int, iova: int, size: int) -> None:
-        """Map for reads (1), writes (2) or both (3) of the device; the lock is held. Raises as `map`."""
-        request = self._map
-        _pack_map(request, uapi.MAP_PIECE_AT, _FLAGS.get(access, _FIXED), self.id, 0, virt, size, iova)
-        try:
-            self._ioctl(self._iommufd.fd, uapi.IOAS_MAP, request)
-        except OSError as error:
-            if error.errno == errno.EFAULT and not self._kernel.is_accessible(virt, size):
-                raise errors.AddressNotAccessible("virt", virt, f"size {size:#x}") from error
-            raise IoasMapFailed("virt", virt, error.errno or 0, f"size {size:#x} at IOVA {iova:#x}") from error
+    def _refuse_ended(self) -> None:
+        if self._ended:
+            raise DomainEnded("ioas", self.id)
 
     def dma_domain(self) -> Domain:
         """Return where ranges and streaming mappings of `usdm.dma_iommufd` are.
@@ -234,19 +235,18 @@ class Ioas:
         """
         self._iommufd.refuse_child()
         with self._lock:
-            if self._ended:
-                raise DomainEnded("ioas", self.id)
+            self._refuse_ended()
             if self._dma is None:
                 from usdm.dma_domain import Domain
 
-                self._dma = Domain(self, IovaSpace(self.iova_ranges()), self._lock)
+                self._dma = Domain(self._tables, IovaSpace(self._usable()), self._lock)
             return self._dma
 
     def ranges_changed(self) -> None:
         """A device was attached or detached: new ranges of `usdm.dma_iommufd` lie where all of them can translate."""
         with self._lock:
-            if self._dma is not None:
-                self._dma.granules.move(self.iova_ranges())
+            if self._dma is not None and not self._ended:
+                self._dma.granules.move(self._usable())
 
     def destroy(self) -> None:
         """Destroy it with all its mappings; no device may be attached.
@@ -263,21 +263,60 @@ class Ioas:
                 self._ioctl(self._iommufd.fd, uapi.DESTROY, uapi.destroy(self.id))
             except OSError as error:
                 raise errors.DeviceError("ioas", self.id, error.errno or 0, "IOMMU_DESTROY") from error
-        self._iommufd.ioases.remove(self)
-        self.end()
+            # With the lock still held: the kernel may give the number to another one at once.
+            self._end()
+            if self in self._iommufd.ioases:
+                self._iommufd.ioases.remove(self)
 
     def end(self) -> None:
-        """End all ranges: the mappings have ended, or will with the file."""
+        """End all ranges: the mappings will end with the file."""
         with self._lock:
-            self._ended = True
-            if self._dma is not None:
-                self._dma.end(DomainEnded("ioas", self.id), unmap=False)
+            self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+        if self._dma is not None:
+            self._dma.end(DomainEnded("ioas", self.id), unmap=False)
 
     def forked(self, reason: errors.ForkedChild) -> None:
         """End all ranges in a forked child, whose only thread calls this."""
         self._lock = allocate_lock()
         if self._dma is not None:
             self._dma.end(reason, unmap=False)
+
+
+class _Tables:
+    """What an IOAS maps. The lock of the IOAS is held, and it has not ended: nothing is checked here."""
+
+    def __init__(self, iommufd: Iommufd, number: int) -> None:
+        self._fd = iommufd.fd
+        self._ioas = number
+        self._kernel = iommufd.kernel
+        self._ioctl = iommufd.kernel.ioctl
+        # One request of each kind, written anew for each call.
+        self._map = uapi.ioas_map(number, 0, 0, 0, 0)
+        self._unmap = uapi.ioas_unmap(number, 0, 0)
+
+    def map_piece(self, access: int, virt: int, iova: int, size: int) -> None:
+        """Map for reads (1), writes (2) or both (3) of the device; raises `AddressNotAccessible`, `IoasMapFailed`."""
+        request = self._map
+        _pack_map(request, uapi.MAP_PIECE_AT, _FLAGS.get(access, _FIXED), self._ioas, 0, virt, size, iova)
+        try:
+            self._ioctl(self._fd, uapi.IOAS_MAP, request)
+        except OSError as error:
+            if error.errno == errno.EFAULT and not self._kernel.is_accessible(virt, size):
+                raise errors.AddressNotAccessible("virt", virt, f"size {size:#x}") from error
+            raise IoasMapFailed("virt", virt, error.errno or 0, f"size {size:#x} at IOVA {iova:#x}") from error
+
+    def unmap(self, iova: int, size: int) -> int:
+        """Unmap whole mappings, and return how many bytes these had; raises `IoasUnmapFailed`."""
+        request = self._unmap
+        _pack_unmap(request, uapi.UNMAP_RANGE_AT, iova, size)
+        try:
+            self._ioctl(self._fd, uapi.IOAS_UNMAP, request)
+        except OSError as error:
+            raise IoasUnmapFailed("iova", iova, error.errno or 0, f"size {size:#x}") from error
+        return uapi.unmapped_size(request)
 
 
 class Cdev(Device):
@@ -306,7 +345,13 @@ class Cdev(Device):
         iommufd.devices.append(self)
 
     def attach(self, ioas: Ioas) -> None:
-        """Have the device's DMA translated by an IOAS, in place of the one before; raises `DeviceError`."""
+        """Have the device's DMA translated by an IOAS, in place of the one before.
+
+        Raises:
+            DeviceError: The kernel refused.
+            ForkedChild: The parent opened it.
+        """
+        self._iommufd.refuse_child()
         self._call(uapi.DEVICE_ATTACH_IOMMUFD_PT, uapi.attach(ioas.id), "DEVICE_ATTACH_IOMMUFD_PT")
         before, self.ioas = self.ioas, ioas
         ioas.ranges_changed()
@@ -314,7 +359,8 @@ class Cdev(Device):
             before.ranges_changed()
 
     def detach(self) -> None:
-        """Have all of the device's DMA refused; raises `DeviceError`."""
+        """Have all of the device's DMA refused; raises `DeviceError`, `ForkedChild`."""
+        self._iommufd.refuse_child()
         self._call(uapi.DEVICE_DETACH_IOMMUFD_PT, uapi.detach(), "DEVICE_DETACH_IOMMUFD_PT")
         before, self.ioas = self.ioas, None
         if before is not None:

@@ -7,6 +7,7 @@ succeeded is mapped until it is unlinked, its range is destroyed, or its domain 
 from __future__ import annotations
 
 from harness.agent.outcome import UnknownRange
+from usdm.limits import PAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 IOAS = ("ioas",)
 """The space of devices that were opened through IOMMUFD."""
 
-GRANULE = 4096
+GRANULE = PAGE_SIZE
 """Bytes that an IOMMU maps at least."""
 
 _ALL = (1 << 64) - 1

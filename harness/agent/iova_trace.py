@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 
-from harness.agent.tracefs import GROUP
+from harness.agent.tracefs import GROUP, MAP, UNMAP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,8 +62,6 @@ _LINE = re.compile(
     r"\s*(?P<task>.+)-(?P<pid>\d+)\s+\[(?P<cpu>\d+)\](?:\s+\S+)?\s+(?P<time>\d+\.\d+): (?P<name>\w+): (?P<rest>.*)"
 )
 _FIELD = re.compile(r"(\w+)=(\S*)")
-_MAP = re.compile(r"IOMMU: iova=(0x\w+) - 0x\w+ paddr=(0x\w+) size=(\d+)")
-_UNMAP = re.compile(r"IOMMU: iova=(0x\w+) - 0x\w+ size=(\d+) unmapped_size=(\d+)")
 _PHYS = re.compile(
     r"(?P<device>\S+) dir=(?P<dir>\w+) dma_addr=(?P<addr>\w+) size=(?P<size>\d+)(?: phys_addr=(?P<phys>\w+))?"
 )
@@ -148,7 +146,7 @@ class _Reader:
         self._found.calls.append({**call, **fields})
 
     def _iommu(self, task: str, name: str, rest: str) -> None:
-        match = (_MAP if name == "map" else _UNMAP).match(rest)
+        match = (MAP if name == "map" else UNMAP).match(rest)
         if match is None:
             self._found.unread += 1
             return

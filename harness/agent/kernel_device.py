@@ -22,7 +22,9 @@ from usdm.vfio import full_bdf
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, TypeVar
+
+    _T = TypeVar("_T")
 
 MODULE = "dma_iova_test"
 _COMMAND = 4
@@ -145,21 +147,39 @@ class KernelDevice:
     def read(self, index: int, offset: int, size: int) -> bytes:
         """Read 1, 2, 4 or 8 bytes of a region as one access; raises `DeviceError`."""
         if index == uapi.PCI_CONFIG_REGION:
-            return os.pread(self._file(index), size, offset)
-        with self._words(size) as words:
+            data = self._config(lambda fd: os.pread(fd, size, offset))
+            self._whole(len(data), size, offset)
+            return data
+        with self._words(index, size, offset) as words:
             return int(words[offset // size]).to_bytes(size, "little")
 
     def write(self, index: int, offset: int, data: bytes) -> None:
         """Write 1, 2, 4 or 8 bytes of a region as one access; raises `DeviceError`."""
         if index == uapi.PCI_CONFIG_REGION:
-            os.pwrite(self._file(index), data, offset)
+            self._whole(self._config(lambda fd: os.pwrite(fd, data, offset)), len(data), offset)
             return
-        with self._words(len(data)) as words:
+        with self._words(index, len(data), offset) as words:
             words[offset // len(data)] = int.from_bytes(data, "little")
 
-    def _words(self, size: int) -> memoryview[Any]:
+    def _config(self, access: Callable[[int], _T]) -> _T:
+        fd = self._file(uapi.PCI_CONFIG_REGION)
+        try:
+            return access(fd)
+        except OSError as error:
+            raise errors.DeviceError("device", self.bdf, error.errno or 0, "its configuration space") from error
+
+    def _whole(self, done: int, size: int, offset: int) -> None:
+        if done != size:
+            detail = f"{done} bytes of {size} at {offset:#x} of its configuration space"
+            raise errors.DeviceError("device", self.bdf, errno.EIO, detail)
+
+    def _words(self, index: int, size: int, offset: int) -> memoryview[Any]:
+        """Return BAR 0 as words of `size` bytes, of which there is one at `offset`."""
+        self._file(index)
         if self._bar is None:
             raise errors.DeviceError("device", self.bdf, errno.EBADF, "it has been closed")
+        if size not in _ITEMS or offset % size or not 0 <= offset <= len(self._bar) - size:
+            raise errors.DeviceError("offset", offset, errno.EINVAL, f"{size} bytes of {len(self._bar):#x} in BAR 0")
         return memoryview(self._bar).cast(_ITEMS[size])  # type: ignore[call-overload,no-any-return]
 
     def _file(self, index: int) -> int:

@@ -13,6 +13,7 @@ import re
 from harness.agent import kernel_abi as abi
 from harness.agent.kernel_log import parse
 from harness.agent.outcome import StepError
+from usdm.dma_iova import DMA_MAPPING_ERROR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
         size: int
 
 
-DMA_MAPPING_ERROR = (1 << 64) - 1
 # The bit of __size in which the kernel notes that it has bounced something of the range.
 USE_SWIOTLB = 1 << 63
 _WARNING = re.compile(r"WARNING: (?P<where>\S+:\d+ at \w+|.*)")
@@ -41,6 +41,10 @@ class KernelRefused(StepError):
 
 class KernelWarned(StepError):
     """The kernel's function returns nothing, and left a warning in the kernel's log."""
+
+
+class LogOverrun(StepError):
+    """The kernel's log was overrun while a function was called that says only there that it failed."""
 
 
 class NotOfTheKernel(StepError):
@@ -86,6 +90,7 @@ class KernelDma:
 
         Raises:
             NotOfTheKernel: There is no such function.
+            LogOverrun: A function that returns nothing was called, and whether it left a warning is not known.
             harness.agent.kernel_device.TestModuleRefused: The kernel was not called.
             usdm.errors.DeviceError: The device is not the module's any more.
         """
@@ -193,25 +198,32 @@ class KernelDma:
     def _void(
         self, function: str, dev: KernelDevice, request: int, argument: bytearray, state: State | None
     ) -> tuple[None, Exception | None]:
-        self._warnings()
+        self._warnings()  # others' from before
         answer = dev.call(request, argument)
         if state is not None:
             self._note(state, answer)
-        warnings = self._warnings()
+        warnings, overrun = self._warnings()
+        if overrun:
+            raise LogOverrun(f"{function}: the kernel's log was overrun; whether there was a warning is not known")
         return None, KernelWarned(f"{function}: {'; '.join(warnings)}") if warnings else None
 
-    def _warnings(self) -> list[str]:
-        """Return the warnings since the log was last read; those of a call are there before it returns."""
+    def _warnings(self) -> tuple[list[str], bool]:
+        """Return the warnings since the log was last read, and whether some of it was lost.
+
+        Those of a call are there before it returns.
+        """
         found: list[str] = []
+        overrun = False
         while True:
             try:
                 record = os.read(self._log, _RECORD)
             except BlockingIOError:
-                return found
-            except BrokenPipeError:  # overrun: what was lost is lost, and the next read goes on
+                return found, overrun
+            except BrokenPipeError:  # the next read goes on with the oldest record that there is
+                overrun = True
                 continue
             if not record:
-                return found
+                return found, overrun
             for line in parse(record)[1]:
                 match = _WARNING.search(line)
                 if match:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 
 from harness.agent.outcome import StepError
+from usdm.limits import PAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-PAGE = 4096
+PAGE = PAGE_SIZE
 PAGEMAP = "/proc/self/pagemap"
 _ENTRY = 8
 _AT_ONCE = 4096  # entries, so that a large range needs little memory

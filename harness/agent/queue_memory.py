@@ -13,7 +13,7 @@ import os
 import struct
 
 from harness.agent.outcome import StepError
-from usdm.limits import DEFAULT_IOVA_RANGES
+from usdm.limits import DEFAULT_IOVA_RANGES, PAGE_SIZE
 from usdm.vfio import full_bdf
 
 TYPE_CHECKING = False
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
             """Unmap it."""
 
 
-PAGE = 4096
+PAGE = PAGE_SIZE
 PLACE = 64 * 1024
 """Bytes of IOVA that each device has for itself."""
 

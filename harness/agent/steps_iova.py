@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from harness.agent.dma_ranges import GRANULE, Link, Stream
 from harness.agent.outcome import NotAccessible, Outcome
 
@@ -41,6 +43,13 @@ def _way(args: dict[str, Any]) -> tuple[int, int]:
     for name in args.get("attrs", ()):
         attrs |= bits[name]
     return _DIRECTIONS[args.get("direction", "both")], attrs
+
+
+def _gone(error: Exception) -> bool:
+    """Whether unmapping failed because it had been done already: usdm tells it, and has forgotten the mappings."""
+    from usdm.errors import UnmapFailed
+
+    return isinstance(error, UnmapFailed) and error.errno == errno.ENOENT
 
 
 def dma_limits(context: Context, args: dict[str, Any]) -> Outcome:
@@ -104,6 +113,11 @@ def iova_sync(context: Context, args: dict[str, Any]) -> Outcome:
     if error is None and returns == 0:
         for offset in one.inside(at, size):
             one.links[offset].synced = True
+    else:
+        # What the kernel did not take back of a sync that failed: the first of the links, as usdm says.
+        left = one.state.info().get("synced", 0) - sum(link.synced for link in one.links.values())
+        for offset in [offset for offset in one.inside(at, size) if not one.links[offset].synced][: max(0, left)]:
+            one.links[offset].synced = True
     return Outcome(returns, error=error)
 
 
@@ -112,7 +126,7 @@ def iova_unlink(context: Context, args: dict[str, Any]) -> Outcome:
     one = context.dma.range(args["range"])
     at, size = args.get("at", 0), args["size"]
     _, error = context.api.call("dma_iova_unlink", one.dev, one.state, at, size, *_way(args))
-    if error is None:
+    if error is None or _gone(error):
         one.unlink(at, size)
     return Outcome(error=error)
 
@@ -130,7 +144,7 @@ def iova_destroy(context: Context, args: dict[str, Any]) -> Outcome:
     """Call dma_iova_destroy."""
     one = context.dma.range(args["range"])
     _, error = context.api.call("dma_iova_destroy", one.dev, one.state, args["size"], *_way(args))
-    if error is None:
+    if error is None or not context.api.call("dma_use_iova", one.state)[0]:
         one.end()
     return Outcome(error=error)
 
@@ -161,7 +175,7 @@ def stream_unmap(context: Context, args: dict[str, Any]) -> Outcome:
     made = context.dma.streams.get((args["buffer"], args.get("offset", 0)))
     iova = made[-1].iova if made else context.iova(args)
     _, error = context.api.call("dma_unmap_single", dev, iova, args["size"], *_way(args))
-    if error is None:
+    if error is None or _gone(error):
         context.dma.end_stream(iova, context.dma.space(context, args["device"]))
     return Outcome(values={"iova": iova}, error=error)
 

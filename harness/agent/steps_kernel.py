@@ -77,8 +77,7 @@ def trace(_context: Context, args: dict[str, Any]) -> Outcome:
     from harness.agent import iova_trace, tracefs
 
     name = args["name"]
-    if _recordings:
-        raise NotSet(f"'{next(iter(_recordings))}' is being recorded: end it first")
+    refuse_running()
     tracefs.mount()
     _recordings[name] = tracefs.Recording(iova_trace.DEFINITIONS, iova_trace.EVENTS)
     return Outcome()
@@ -91,7 +90,7 @@ def trace_end(_context: Context, args: dict[str, Any]) -> Outcome:
     unpaired, unread, maps, unmaps.
 
     Raises:
-        NotSet: Nothing is being recorded by that name.
+        NotSet: Nothing is being recorded by that name, or somebody else has taken the recording away.
     """
     from harness.agent import iova_trace
 
@@ -112,6 +111,12 @@ def trace_end(_context: Context, args: dict[str, Any]) -> Outcome:
         "unmaps": found.unmaps,
     }
     return Outcome(values={"counts": counts, "granule": PAGE_SIZE, "calls": told})
+
+
+def refuse_running() -> None:
+    """Raise `NotSet` while a recording runs."""
+    if _recordings:
+        raise NotSet(f"'{next(iter(_recordings))}' is being recorded: end it first")
 
 
 def told(name: str) -> list[dict[str, Any]]:

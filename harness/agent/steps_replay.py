@@ -20,10 +20,8 @@ if TYPE_CHECKING:
 # What the kernel is asked for by this process, and what it then does to the IOMMU: neither is usdm's own word.
 _EVENTS = ("syscalls/sys_enter_ioctl", "iommu/map", "iommu/unmap")
 _LINE = re.compile(r"\s*.+-(?P<pid>\d+)\s+\[\d+\](?:\s+\S+)?\s+[\d.]+: (?P<rest>.*)")
-_MARK = re.compile(r"tracing_mark_write: call (\d+)")
+_MARK = re.compile(r"tracing_mark_write: (?:call (\d+)|rest)")
 _IOCTL = re.compile(r"sys_ioctl\(fd: \w+, cmd: (\w+),")
-_MAP = re.compile(r"map: IOMMU: iova=(0x\w+) - 0x\w+ paddr=(0x\w+) size=(\d+)")
-_UNMAP = re.compile(r"unmap: IOMMU: iova=(0x\w+) - 0x\w+ size=(\d+) unmapped_size=(\d+)")
 
 
 def replay(context: Context, args: dict[str, Any]) -> Outcome:
@@ -33,20 +31,24 @@ def replay(context: Context, args: dict[str, Any]) -> Outcome:
 
     Values: calls, one for each of the recording's that has a state, in its order: `call`, `state`, `result`, `addr` and
     `range` after the call, `place` (of the memory in its page), `map_calls` and `unmap_calls` (VFIO's ioctls), `maps`
-    and `unmaps` as in `iova_trace`, `refused` (the class of usdm's error); counts: calls, ranges, links.
+    and `unmaps` as in `iova_trace`, `refused` (the class of usdm's error); counts: calls, ranges, links,
+    left (ranges that the recording does not end; they are ended here).
 
     Raises:
         DeviceNotOpen: The device is not open.
-        NotSet: There is no such recording, or the kernel does not record what it does.
+        NotSet: There is no such recording, another one runs, or the kernel does not record what it does.
+        UsdmError: A range that the recording does not end could not be ended.
     """
     from usdm.dma_iova import VfioDma
 
     context.device(args["device"])
+    steps_kernel.refuse_running()
     wanted = [call for call in steps_kernel.told(args["trace"]) if "state" in call]
     tracefs.mount()
     recording = tracefs.Recording((), _EVENTS)
+    doing = _Replay(VfioDma(), recording)
     try:
-        done = _Replay(VfioDma(), recording).run(wanted)
+        done = doing.run(wanted)
     finally:
         text, lost = recording.end()
     if lost:
@@ -56,6 +58,7 @@ def replay(context: Context, args: dict[str, Any]) -> Outcome:
         "calls": len(done),
         "ranges": sum(one["call"] == "dma_iova_try_alloc" and one["result"] == 1 for one in done),
         "links": sum(one["call"] == "dma_iova_link" and one["result"] == 0 for one in done),
+        "left": doing.left,
     }
     return Outcome(values={"counts": counts, "calls": done})
 
@@ -79,31 +82,59 @@ class _Held:
         self.used += -(-(place + size) // PAGE_SIZE) * PAGE_SIZE
         return address
 
-    def give_back(self) -> None:
-        """Give the memory back."""
+    def end(self, device: VfioDma) -> bool:
+        """End the range if there is one, and give the memory back; return whether there was one.
+
+        Raises:
+            UsdmError: The kernel refused. The memory stays, as the device may reach it.
+        """
+        held = self.state.range
+        if held is not None:
+            for at, (end, direction, _) in sorted(held.links.items()):
+                device.unlink(self.state, at, end - at, direction)
+            device.free(self.state)
+        self._give_back()
+        return held is not None
+
+    def _give_back(self) -> None:
         if self.memory:
             own_memory.give_back(self.memory, self.size)
             self.memory = 0
 
 
 class _Replay:
+    """Does calls again.
+
+    Attributes:
+        left: Ranges that the calls did not end.
+    """
+
     def __init__(self, device: VfioDma, recording: tracefs.Recording) -> None:
         self._device = device
         self._recording = recording
         self._held: dict[int, _Held] = {}
         self._needed: dict[int, list[int]] = {}
+        self.left = 0
 
     def run(self, calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
         self._needed = _memory(calls)
         done = []
         try:
             for index, call in enumerate(calls):
+                if call["call"] == "dma_iova_try_alloc":
+                    self._end(call["state"])
                 self._recording.mark(f"call {index}")
                 done.append(self._call(call))
         finally:
-            for held in self._held.values():
-                held.give_back()
+            for number in list(self._held):
+                self._end(number)
         return done
+
+    def _end(self, number: int) -> None:
+        """End what a state has, outside all calls."""
+        if number in self._held:
+            self._recording.mark("rest")
+            self.left += self._held.pop(number).end(self._device)
 
     def _call(self, call: dict[str, Any]) -> dict[str, Any]:
         from usdm import dma_iova as api
@@ -112,8 +143,6 @@ class _Replay:
         result: int | None = None
         place = call["phys"] % PAGE_SIZE if "phys" in call else None
         if name == "dma_iova_try_alloc":
-            if number in self._held:
-                self._held.pop(number).give_back()
             self._held[number] = _Held(self._needed[number].pop(0))
         if number not in self._held:  # a call that the recording has no range for
             self._held[number] = _Held(0)
@@ -162,17 +191,18 @@ def _witnessed(text: str, done: list[dict[str, Any]]) -> None:
         if match is None or match["pid"] != me:
             continue
         rest = match["rest"]
+        name, _, said = rest.partition(": ")
         if mark := _MARK.match(rest):
-            row = done[int(mark[1])]
+            row = done[int(mark[1])] if mark[1] else None
         elif row is None:
             continue
         elif ioctl := _IOCTL.match(rest):
             kind = kinds.get(int(ioctl[1], 16))
             if kind is not None:
                 row[kind] += 1
-        elif event := _MAP.match(rest):
+        elif name == "map" and (event := tracefs.MAP.match(said)):
             row["maps"].append([int(event[1], 16), int(event[2], 16), int(event[3])])
-        elif event := _UNMAP.match(rest):
+        elif name == "unmap" and (event := tracefs.UNMAP.match(said)):
             row["unmaps"].append([int(event[1], 16), int(event[2]), int(event[3])])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from harness.agent.outcome import NotSet
 
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
 TRACEFS = "/sys/kernel/tracing"
 GROUP = "harness"
 """The group of the events that are defined here."""
+
+MAP = re.compile(r"IOMMU: iova=(0x\w+) - 0x\w+ paddr=(0x\w+) size=(\d+)")
+UNMAP = re.compile(r"IOMMU: iova=(0x\w+) - 0x\w+ size=(\d+) unmapped_size=(\d+)")
+"""What the events `iommu:map` and `iommu:unmap` say behind their names."""
 
 _BUFFER_KB = "16384"  # of each CPU: some 100,000 events
 _ON_CLOCK = "mono"
@@ -32,7 +37,8 @@ class Recording:
         """Define the events, and begin to record.
 
         Raises:
-            NotSet: The kernel has no tracing, or not such events; nothing is left behind.
+            NotSet: The kernel has no tracing, or not such events, and nothing is left behind; or a recording runs
+                already, and goes on.
         """
         self.definitions: list[str] = []
         self.events = [*events]
@@ -41,17 +47,21 @@ class Recording:
         if not os.access(f"{tracefs}/dynamic_events", os.F_OK):
             raise NotSet(f"this kernel has no dynamic events: there is no {tracefs}/dynamic_events")
         try:
+            os.mkdir(self._instance)  # noqa: PTH102 - pathlib costs the guest time
+        except FileExistsError:
+            raise NotSet(f"a recording runs already: there is {self._instance}") from None
+        except OSError as error:
+            raise _refused(error) from error
+        try:
             self._begin(definitions)
         except OSError as error:
             self._take_away()
-            why = f"{error.filename or 'tracing'}: {os.strerror(error.errno or 0)}"
-            raise NotSet(f"the kernel does not record that: {why}") from error
+            raise _refused(error) from error
         except NotSet:
             self._take_away()
             raise
 
     def _begin(self, definitions: Sequence[str]) -> None:
-        os.mkdir(self._instance)  # noqa: PTH102 - pathlib costs the guest time
         _write(f"{self._instance}/tracing_on", "0")
         _write(f"{self._instance}/trace_clock", _ON_CLOCK)
         _write(f"{self._instance}/buffer_size_kb", _BUFFER_KB)
@@ -71,10 +81,15 @@ class Recording:
 
         Returns:
             The recording as text, a line for each event, and how many events the kernel lost.
+
+        Raises:
+            NotSet: Somebody else has taken the instance away.
         """
         try:
             _write(f"{self._instance}/tracing_on", "0")
             return _read(f"{self._instance}/trace"), self._lost()
+        except FileNotFoundError as error:
+            raise NotSet(f"the recording is gone: there is no {error.filename}") from error
         finally:
             self._take_away()
 
@@ -104,7 +119,10 @@ class Recording:
             os.rmdir(self._instance)  # noqa: PTH106
         for text in self.definitions:
             name = text.partition(" ")[0].partition(":")[2]
-            _write(f"{self._tracefs}/dynamic_events", f"-:{name}", os.O_APPEND)
+            try:
+                _write(f"{self._tracefs}/dynamic_events", f"-:{name}", os.O_APPEND)
+            except FileNotFoundError:
+                continue  # somebody else has taken it away
         self.definitions.clear()
 
 
@@ -117,6 +135,10 @@ def mount(tracefs: str = TRACEFS) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(b"tracefs", tracefs.encode(), b"tracefs", 0, None):
         raise NotSet(f"tracefs cannot be mounted at {tracefs}: {os.strerror(ctypes.get_errno())}")
+
+
+def _refused(error: OSError) -> NotSet:
+    return NotSet(f"the kernel does not record that: {error.filename or 'tracing'}: {os.strerror(error.errno or 0)}")
 
 
 def _write(path: str, text: str, flags: int = 0) -> None:

@@ -84,6 +84,9 @@ class TraceCheck:
                 return
             self._running = ""
             self._ended.append(args.name)
+        elif isinstance(args, Replay) and self._running:
+            hint = f"it records by itself: write trace_end: {{name: {self._running}}} before"
+            self._report(path, f"expected no replay while '{self._running}' is being recorded", hint, key=True)
         elif isinstance(args, Replay) and args.trace not in self._ended:
             hint = suggest(args.trace, self._ended, "these have ended:") if self._ended else "write a trace_end before"
             self._report((*path, "trace"), f"expected a recording that has ended, found '{args.trace}'", hint)

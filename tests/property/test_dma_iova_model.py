@@ -32,7 +32,7 @@ PAGE, UNIT = 4096, 2 << 20
 PAGES = 24  # of the program's memory
 # 20 whole units, and a piece of one that nobody can use
 RANGES = ((0, 12 * UNIT - 1), (13 * UNIT, 22 * UNIT + 3 * PAGE - 1))
-MASK = 6 * UNIT - 1  # of the second device
+MASK = 6 * UNIT + 2 * PAGE - 1  # of the second device: within a unit that the first one may have
 WHOLE = 20 * UNIT
 ACCESS = {0: 3, 1: 1, 2: 2}
 
@@ -106,7 +106,7 @@ class Span:
 
 
 class Model(RuleBasedStateMachine):
-    """Two devices in one container: one reaches everything, one is untrusted and reaches 12 MiB."""
+    """Two devices in one container: one reaches everything, one is untrusted and reaches 12 MiB and two pages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class Model(RuleBasedStateMachine):
             wrong.add("NotRegistered")
         if which in self.spans:
             wrong.add("RangeInUse")
-        if not wrong and not self._room(-(-(byte + size) // PAGE), 6 if device else 22):
+        if not wrong and not self._room(-(-(byte + size) // PAGE), device):
             wrong.add("NoIovaSpace")
         if self._call(wrong, "try_alloc", device, self.states[which], self.virt + byte, size):
             self.spans[which] = Span(device, byte, size, self.states[which].addr)
@@ -192,15 +192,22 @@ class Model(RuleBasedStateMachine):
         edges = sorted(taken)
         return max(after - before - 1 for before, after in itertools.pairwise(edges))
 
-    def _room(self, count: int, last: int) -> bool:
-        """Whether some unit below one has so many free granules in one piece; large ranges have units of their own."""
+    def _room(self, count: int, device: int) -> bool:
+        """Whether some unit has so many free granules in one piece; large ranges have units of their own.
+
+        Of the unit that the mask cuts, only when it is held already: it is not taken for the second device.
+        """
+        end = MASK + 1 if device else 22 * UNIT
         whole = {span.reserved[0] // UNIT + unit for span in self.spans.values() for unit in range(span.size // UNIT)}
         whole |= {int(one["iova"]) // UNIT for one in self.usdm.maps()} | {12}
         pieces = [span.reserved for span in self.spans.values() if span.size < UNIT]
         pieces += [_granules(addr, size) for addr, (_, size, _) in self.singles.items()]
-        for unit in set(range(1, last)) - whole:
+        for unit in set(range(1, -(-end // UNIT))) - whole:
             inside = [(low, low + size) for low, size in pieces if low // UNIT == unit]
+            if not inside and end < (unit + 1) * UNIT:
+                continue
             edges = sorted([(unit * UNIT, unit * UNIT), *inside, (unit * UNIT + UNIT, 0)])
+            edges = [(min(low, end), high) for low, high in edges]
             if any(after[0] - before[1] >= count * PAGE for before, after in itertools.pairwise(edges)):
                 return True
         return False
@@ -357,7 +364,7 @@ class Model(RuleBasedStateMachine):
             wrong.add("BounceBuffer")
         if self.ended:
             wrong.add("NotRegistered")
-        if not wrong and not self._room(-(-(byte + size) // PAGE), 6 if device else 22):
+        if not wrong and not self._room(-(-(byte + size) // PAGE), device):
             wrong.add("NoIovaSpace")
         addr = self._call(wrong, "map_single", device, virt, size, direction)
         if addr is not None:

@@ -159,17 +159,33 @@ static bool leads_anywhere(struct edu *edu, struct piece *piece)
 	return false;
 }
 
-/* Let go of memory between two IOVAs that nothing leads to any more. */
-static void reap(struct edu *edu, dma_addr_t first, dma_addr_t last)
+/* Unpin pieces that no IOVA leads to any more. */
+static void unpin_all(struct edu *edu, struct list_head *pieces)
 {
+	struct iommu_domain *domain = iommu_get_domain_for_dev(&edu->pdev->dev);
 	struct piece *piece, *next;
 
-	list_for_each_entry_safe(piece, next, &edu->pieces, node) {
-		if (piece->first > last || piece->last < first || leads_anywhere(edu, piece))
-			continue;
+	if (list_empty(pieces))
+		return;
+	/* A lazy domain (DMA-FQ) only queues its invalidations: the device may still use an entry that is gone. */
+	if (domain && use_dma_iommu(&edu->pdev->dev))
+		iommu_flush_iotlb_all(domain);
+	list_for_each_entry_safe(piece, next, pieces, node) {
 		list_del(&piece->node);
 		unpin(edu, piece);
 	}
+}
+
+/* Let go of memory between two IOVAs that nothing leads to any more. What MAP_SINGLE made stays until UNMAP_SINGLE. */
+static void reap(struct edu *edu, dma_addr_t first, dma_addr_t last)
+{
+	struct piece *piece, *next;
+	LIST_HEAD(done);
+
+	list_for_each_entry_safe(piece, next, &edu->pieces, node)
+		if (!piece->single && piece->first <= last && piece->last >= first && !leads_anywhere(edu, piece))
+			list_move_tail(&piece->node, &done);
+	unpin_all(edu, &done);
 }
 
 /* ---- undoing */
@@ -185,12 +201,13 @@ static void unmap_rest(struct edu *edu, struct piece *piece)
 	for (page = 0; page <= (piece->last - piece->first) >> PAGE_SHIFT; page++) {
 		dma_addr_t iova = piece->first + (page << PAGE_SHIFT);
 
+		if (!iommu_iova_to_phys(domain, iova))
+			continue;
+		pages += iommu_unmap(domain, iova, PAGE_SIZE) >> PAGE_SHIFT;
+		/* A format of tables may let go of an entry for several pages only as a whole. */
 		if (iommu_iova_to_phys(domain, iova))
-			pages += iommu_unmap(domain, iova, PAGE_SIZE) >> PAGE_SHIFT;
+			pages += iommu_unmap(domain, iova, piece->last - iova + 1) >> PAGE_SHIFT;
 	}
-	/* An entry that stands for several pages goes only as a whole. */
-	if (iommu_iova_to_phys(domain, piece->first))
-		pages += iommu_unmap(domain, piece->first, piece->last - piece->first + 1) >> PAGE_SHIFT;
 	if (pages)
 		pci_info(edu->pdev, "removed %lu pages that were left mapped at %pad\n", pages, &piece->first);
 }
@@ -200,6 +217,7 @@ static void undo_everything(struct edu *edu)
 	struct device *dev = &edu->pdev->dev;
 	struct piece *piece, *after;
 	struct lost *lost, *next;
+	LIST_HEAD(done);
 	int i;
 
 	pci_clear_master(edu->pdev);
@@ -207,9 +225,13 @@ static void undo_everything(struct edu *edu)
 		if (piece->single)
 			dma_unmap_phys(dev, piece->addr, piece->size, piece->dir, piece->attrs);
 		unmap_rest(edu, piece);
-		list_del(&piece->node);
-		unpin(edu, piece);
+		/* Memory that the device reaches is never given to anybody else, not even after a defect. */
+		if (WARN_ON(leads_anywhere(edu, piece)))
+			list_del(&piece->node);
+		else
+			list_move_tail(&piece->node, &done);
 	}
+	unpin_all(edu, &done);
 	for (i = 0; i < DMA_IOVA_TEST_STATES; i++) {
 		if (has_range(edu, &edu->states[i]))
 			dma_iova_free(dev, &edu->states[i]);
@@ -441,6 +463,8 @@ static long edu_ioctl(struct file *file, unsigned int request, unsigned long arg
 		dma_set_min_align_mask(&edu->pdev->dev, flag);
 		return 0;
 	}
+	if (request != DMA_IOVA_TEST_CALL(_IOC_NR(request)) || _IOC_NR(request) > _IOC_NR(DMA_IOVA_TEST_READ_STATE))
+		return -ENOTTY;
 	if (copy_from_user(&call, user, sizeof(call)))
 		return -EFAULT;
 	error = call_kernel(edu, request, &call);

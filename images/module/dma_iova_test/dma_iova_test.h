@@ -3,14 +3,18 @@
  * The ioctls of /dev/dma_iova_test-DOMAIN:BUS:DEVICE.FUNCTION; harness/agent/kernel_abi.py has the same layout.
  *
  * An ioctl that returns 0 has called the kernel's function, and `result` is exactly what that returned. One that fails
- * has called nothing:
+ * has called nothing, unless the answer could not be written (EFAULT: the struct is read-only memory):
  *   EXDEV   the memory is not physically contiguous, so that the kernel could not be given it as one piece
  *   EFAULT  the memory cannot be pinned
  *   ESTALE  the state has no range: the kernel would follow it without looking
  *   EDOM    with this direction the kernel would stop at a BUG()
  *   ENOENT  nothing was mapped at this address by MAP_SINGLE
  *   EINVAL  no such state
+ *   ENOTTY  no such ioctl
+ *   ENOMEM  no memory for the module's own notes
  *   ENODEV  the driver has been unbound
+ * INFO and SET_* fail by these numbers and by those of the kernel's functions. Open fails by EBUSY while another file
+ * of the device is open, and by ENODEV.
  */
 #ifndef DMA_IOVA_TEST_H
 #define DMA_IOVA_TEST_H

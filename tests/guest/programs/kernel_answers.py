@@ -373,6 +373,44 @@ def unbound(case):
     return said
 
 
+def not_a_call(case):
+    """Numbers that the module does not have, with and without a range, and one with another size."""
+    from harness.agent import kernel_abi
+
+    said = []
+    for request in (kernel_abi.LINK + 9, kernel_abi.LINK + 98, kernel_abi.LINK ^ 8 << 16):
+        try:
+            case.dev.call(request, kernel_abi.call_request())
+        except DeviceError as error:
+            said.append(errno.errorcode[error.errno])
+    return said
+
+
+def set_domain(kind):
+    """Give the device's group a domain of another type; nobody may drive it meanwhile."""
+    driver = Path(f"/sys/bus/pci/drivers/{kernel_device.MODULE}")
+    (driver / "unbind").write_text("0000:02:00.0")
+    Path("/sys/bus/pci/devices/0000:02:00.0/iommu_group/type").write_text(kind)
+    (driver / "bind").write_text("0000:02:00.0")
+
+
+def untranslated(case):
+    """Without a translation two mappings of a page have one address, and each keeps the page."""
+    case.edu.close()
+    set_domain("identity")
+    try:
+        with Case(case.mem) as other:
+            said = [other.dev.info().use_iommu]
+            both = [other.call("dma_map_single", other.dev, other.mem, PAGE, BOTH) for _ in range(2)]
+            said += [both[0] == both[1], other.dev.info().pinned]
+            for addr in both:
+                said += [other.call("dma_unmap_single", other.dev, addr, PAGE, BOTH), other.dev.info().pinned]
+    finally:
+        set_domain("DMA")
+    with Case(case.mem) as again:
+        return [*said, again.dev.info().use_iommu]
+
+
 def memory_of_the_program(case):
     # The same memory twice, filled from its start on: after its last page comes its first one.
     memory = own_memory.take(2 * own_memory.PIECE, "repeated")
@@ -464,6 +502,8 @@ MAIN = (
         streaming,
         streaming_undone_otherwise,
         unbound,
+        not_a_call,
+        untranslated,
         memory_of_the_program,
         closed_linked,
         no_bounce_buffers,

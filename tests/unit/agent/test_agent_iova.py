@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from agent_rig import Rig
+from usdm_fake_vfio import MAP, UNMAP
 
 from harness.agent import dma_ranges, steps_tables
 from harness.agent.dma_ranges import Dma, Link, Range, registered
@@ -256,6 +258,51 @@ def test_the_belief_is_what_is_mapped_whatever_is_done(rig: Rig, seed: int) -> N
         assert believed(rig) == mapped(rig), (step, args, answer)
         seen = max(seen, len(rig.entries))
     assert seen > 1
+
+
+def unmapped_by_others(rig: Rig) -> None:
+    alloc(rig, 2 * PAGE)
+    rig("iova_link_each", range="r", buffer="a", size=PAGE, count=2)
+    rig("iova_sync", range="r", size=2 * PAGE)
+    rig.entries.clear()
+
+
+@pytest.mark.parametrize(
+    ("step", "links"),
+    [(("iova_unlink", PAGE), 1), (("iova_unlink", 2 * PAGE), 0), (("iova_destroy", 2 * PAGE), 0)],
+)
+def test_what_somebody_else_had_unmapped_is_not_believed_mapped(rig: Rig, step: tuple[str, int], links: int) -> None:
+    unmapped_by_others(rig)
+    answer = rig(step[0], range="r", size=step[1])
+    assert answer["error"]["type"] == "UnmapFailed"
+    assert len(believed(rig)) == len(rig.context.dma.range("r").links) == counts(rig)["links"] == links
+
+
+def test_an_unmap_that_the_kernel_refuses_changes_no_belief(rig: Rig) -> None:
+    alloc(rig, PAGE)
+    rig("iova_link", range="r", buffer="a", size=PAGE)
+    rig("iova_sync", range="r", size=PAGE)
+    for step in ("iova_unlink", "iova_destroy"):
+        rig.vfio.fail(UNMAP, errno.EINVAL)
+        assert rig.error(step, range="r", size=PAGE) == (None, "UnmapFailed")
+        assert believed(rig) == mapped(rig) != []
+
+
+def test_a_streaming_mapping_that_somebody_else_had_unmapped(rig: Rig) -> None:
+    rig("stream_map", device="edu0", buffer="a", size=PAGE)
+    rig.entries.clear()
+    assert rig.error("stream_unmap", device="edu0", buffer="a", size=PAGE) == (None, "UnmapFailed")
+    assert believed(rig) == []
+
+
+def test_what_a_sync_that_failed_left_mapped(rig: Rig) -> None:
+    iova = alloc(rig, 4 * PAGE)
+    rig("iova_link_each", range="r", buffer="a", size=PAGE, count=4)
+    rig("iova_sync", range="r", at=PAGE, size=PAGE)
+    rig.vfio.fail(MAP, errno.ENOMEM, 2)  # the third of three
+    rig.vfio.fail(UNMAP, errno.EINVAL)
+    assert rig("iova_sync", range="r", size=4 * PAGE)["error"]["type"] == "LockedMemoryLimit"
+    assert believed(rig) == mapped(rig) == [(iova, 3 * PAGE)]
 
 
 # ---- the pages of a range

@@ -34,6 +34,7 @@ from harness.agent.kernel_dma import (
     KernelDma,
     KernelRefused,
     KernelWarned,
+    LogOverrun,
     NotOfTheKernel,
 )
 from harness.agent.outcome import StepError
@@ -255,6 +256,24 @@ def test_a_warning_during_a_void_function_is_its_error(
     assert api.call("dma_iova_unlink", dev, State(), 0, 4096, 0) == (None, None)
 
 
+def test_a_log_that_was_overrun(api: KernelDma, dev: KernelDevice, module: FakeModule, monkeypatch: pytest.MonkeyPatch):
+    """Before the call it means nothing; during the call, the warning may be among what was lost."""
+    overrun: list[str] = []
+
+    def read(_fd: int, _size: int) -> bytes:
+        if overrun:
+            raise BrokenPipeError(overrun.pop())
+        raise BlockingIOError
+
+    monkeypatch.setattr(os, "read", read)
+    module.answers = [(0, 4096, 4096)] * 2
+    overrun.append("before")
+    assert api.call("dma_iova_unlink", dev, State(), 0, 4096, 0) == (None, None)
+    module.during = lambda: overrun.append("during")
+    with pytest.raises(LogOverrun, match="dma_iova_unlink: the kernel's log was overrun"):
+        api.call("dma_iova_unlink", dev, State(), 0, 4096, 0)
+
+
 def test_a_warning_from_before_is_nobodys(api: KernelDma, dev: KernelDevice, module: FakeModule, log: Path):
     log.write_bytes(f"4,1,2,-;{WARNING}\n".encode())
     module.answers = [(0, 4096, 4096)]
@@ -306,6 +325,29 @@ def test_registers_go_through_sysfs(dev: KernelDevice, tmp_path: Path):
     assert (tmp_path / "sys/devices/0000:02:00.0/resource0").read_bytes()[0x80:0x82] == b"\x01\x02"
     with pytest.raises(DeviceError):
         dev.map_region(2)
+
+
+@pytest.mark.parametrize(
+    ("region", "offset", "size"),
+    [
+        (uapi.PCI_BAR0_REGION, 4096, 4),
+        (uapi.PCI_BAR0_REGION, -4, 4),
+        (uapi.PCI_BAR0_REGION, 2, 4),
+        (uapi.PCI_BAR0_REGION, 0, 3),
+        (uapi.PCI_CONFIG_REGION, 256, 2),
+        (uapi.PCI_CONFIG_REGION, -1, 2),
+        (3, 0, 4),
+    ],
+)
+def test_registers_that_are_not_there(
+    dev: KernelDevice, monkeypatch: pytest.MonkeyPatch, region: int, offset: int, size: int
+):
+    with pytest.raises(DeviceError):
+        dev.read(region, offset, size)
+    # A file would grow where sysfs writes nothing.
+    monkeypatch.setattr(os, "pwrite", lambda _fd, data, at: len(os.pread(_fd, len(data), at)))
+    with pytest.raises(DeviceError):
+        dev.write(region, offset, bytes(size))
 
 
 def test_settings(dev: KernelDevice, module: FakeModule):

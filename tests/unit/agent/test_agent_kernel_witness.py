@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,6 +65,37 @@ def test_a_refusal_of_the_kernel(plain: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 # ---- the driver
+
+
+def test_more_is_told_of_devices_than_the_socket_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvme(tmp_path, multipath=False)
+    (tmp_path / "bus/pci/drivers/nvme").mkdir(parents=True)
+    monkeypatch.setattr(kernel_driver, "_bind", lambda *_: None)
+    mine, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    numbers = [errno.ENOBUFS]
+
+    class Events:
+        """Lost what it was told; the disk is there when it is looked at again."""
+
+        def __enter__(self) -> Events:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            mine.close()
+            other.close()
+
+        def bind(self, _address: object) -> None:
+            other.send(b"add")
+
+        def fileno(self) -> int:
+            return mine.fileno()
+
+        def recv(self, _size: int) -> bytes:
+            (tmp_path / "block/nvme0n1").mkdir(parents=True)
+            raise OSError(numbers[0], "told too much")
+
+    monkeypatch.setattr(kernel_driver.socket, "socket", lambda *_: Events())
+    assert kernel_driver.give("02:00.0", "nvme", str(tmp_path)) == "nvme0n1"
 
 
 def nvme(sys: Path, *, multipath: bool) -> None:
@@ -164,9 +196,35 @@ def test_an_event_that_the_kernel_refuses_leaves_nothing_behind(kernel: Path, mo
     assert list((kernel / "instances").iterdir()) == []
 
 
-def test_an_instance_that_is_there_already(kernel: Path) -> None:
-    with pytest.raises(NotSet, match="No such file"):
+def test_an_instance_that_is_there_already(kernel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is another recording's, which goes on."""
+    instance = kernel / "instances" / "harness"
+    instance.mkdir(parents=True)
+    written: list[str] = []
+    monkeypatch.setattr(tracefs, "_write", lambda path, text, flags=0: written.append(text))
+    with pytest.raises(NotSet, match=f"a recording runs already: there is {instance}"):
+        Recording(("f:harness/a x",), ("iommu/map",), str(kernel))
+    assert instance.is_dir()
+    assert written == []
+
+
+def test_a_kernel_without_instances(kernel: Path) -> None:
+    with pytest.raises(NotSet, match=r"does not record that: .*harness: No such file"):
         Recording((), (), str(kernel))
+
+
+def test_a_recording_that_somebody_else_has_taken_away(kernel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (kernel / "instances").mkdir()
+    write = tracefs._write
+    monkeypatch.setattr(tracefs, "_write", lambda path, text, flags=0: None)
+    recording = Recording(("f:harness/a x",), (), str(kernel))
+    (kernel / "instances/harness").rmdir()
+    (kernel / "dynamic_events").unlink()
+    monkeypatch.setattr(tracefs, "_write", write)
+    monkeypatch.setitem(steps_kernel._recordings, "t", recording)
+    answer = execute(Context(), "trace_end", {"name": "t"})["error"]
+    assert answer["type"] == "NotSet"
+    assert "the recording is gone" in answer["message"]
 
 
 def test_what_was_lost_is_counted_and_everything_is_taken_away(kernel: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,10 @@ def test_what_is_right_has_its_defaults():
         ((TRACE, END, TRACE, END), "expected a new name, found 't' again"),
         ((TRACE, "trace: {name: u}", "trace_end: {name: u}"), "expected no trace while 't' is being recorded"),
         (("register: {device: edu0}", "replay: {device: edu0, trace: t}"), "expected a recording that has ended"),
+        (
+            ("register: {device: edu0}", TRACE, END, "trace: {name: u}", "replay: {device: edu0, trace: t}"),
+            "expected no replay while 'u' is being recorded",
+        ),
         ((TRACE, END, "replay: {device: edu0, trace: t}"), "expected an open device, found 'edu0'"),
         ((f"fork: {{steps: [{{{TRACE}}}]}}",), "expected no trace inside another step, found one"),
     ],

@@ -41,7 +41,7 @@ def test_against_a_bitmap(seed: int):
             granules.release(iova, size)
         else:
             size = random_.choice((1, 1, 2, 3, 100, 500, 511, 512, 600, 1024)) * PAGE
-            last = random_.choice((ALL, ALL, 5 * UNIT - 1, 3 * UNIT - 1))
+            last = random_.choice((ALL, ALL, 5 * UNIT - 1, 3 * UNIT - 1, 4 * UNIT + 3 * PAGE - 1))
             try:
                 iova = granules.allocate(size, last)
             except NoIovaSpace:
@@ -50,7 +50,8 @@ def test_against_a_bitmap(seed: int):
                 assert not any(
                     used & bits(at, size) == 0
                     for at in range(UNIT, min(last + 1, 13 * UNIT) - len(bin(bits(0, size))[2:]) * PAGE + 1, step)
-                    if size >= UNIT or at // UNIT == (at + size - 1) // UNIT
+                    if size >= UNIT
+                    or (at // UNIT == (at + size - 1) // UNIT and (at | (UNIT - 1) <= last or granules.holder(at, 1)))
                 )
                 continue
             assert iova >= UNIT
@@ -111,6 +112,18 @@ def test_two_masks_take_turns_without_a_new_unit_each_time():
     assert granules.held == 2 * UNIT
 
 
+def test_a_limit_within_a_unit():
+    """The unit was taken for a higher limit; what lies in it below this one can be had, and nothing more."""
+    granules = Granules(space(1))
+    assert granules.allocate(PAGE, ALL) == UNIT
+    last = UNIT + 3 * PAGE - 1
+    assert [granules.allocate(PAGE, last) for _ in range(2)] == [UNIT + PAGE, UNIT + 2 * PAGE]
+    for limit in (last, last + PAGE - 1):
+        with pytest.raises(NoIovaSpace):
+            granules.allocate(PAGE, limit)
+    assert granules.allocate(PAGE, last + PAGE) == UNIT + 3 * PAGE
+
+
 def test_ranges_that_change():
     iovas = space(8)
     granules = Granules(iovas)
@@ -120,11 +133,26 @@ def test_ranges_that_change():
     with pytest.raises(NoIovaSpace):
         granules.allocate(UNIT, ALL)
     granules.release(large, 3 * UNIT)
+    # a page goes on in the unit of the last one, which is usable still
+    page = granules.allocate(PAGE, ALL)
+    assert page == UNIT + PAGE
+    granules.release(page, PAGE)
     assert [granules.allocate(UNIT, ALL) for _ in range(2)] == [2 * UNIT, 3 * UNIT]
     with pytest.raises(NoIovaSpace):
         granules.allocate(UNIT, ALL)
     granules.release(small, PAGE)
     assert granules.allocate(UNIT, ALL) == UNIT
+
+
+def test_pages_after_the_ranges_have_changed():
+    granules = Granules(space(8))
+    granules.allocate(PAGE, ALL)
+    granules.move(((4 * UNIT, 6 * UNIT - 1),))
+    found = [granules.allocate(256 * PAGE, ALL) for _ in range(3)]
+    assert found == [4 * UNIT + PAGE, 5 * UNIT, 5 * UNIT + 256 * PAGE]
+    # not even now that only the old unit has room
+    with pytest.raises(NoIovaSpace):
+        granules.allocate(256 * PAGE, ALL)
 
 
 def test_everything_at_once():

@@ -194,6 +194,9 @@ def test_a_mapping_that_fails(iommufd: Iommufd, kernel: FakeIommufd):
         ioas.map(buffer.address, UNIT, PAGE, read=False, write=False)
     with pytest.raises(errors.BadArgument):
         ioas.map(buffer.address, -1, PAGE)
+    for arguments in (("x", 1), (UNIT, 1 << 64), (True, PAGE)):
+        with pytest.raises(errors.BadArgument):
+            ioas.unmap(*arguments)  # type: ignore[arg-type]
     ioas.map(buffer.address, UNIT, PAGE)
     with pytest.raises(IoasUnmapFailed, match="ENOENT"):
         ioas.unmap(2 * UNIT, PAGE)
@@ -246,6 +249,61 @@ def test_how_an_ioas_ends(iommufd: Iommufd, kernel: FakeIommufd):
     assert isinstance(api.last_error(), DomainEnded)
     ioas.destroy()  # once more does nothing
     assert kernel.ioases == {}
+    kernel.calls.clear()
+    for call in (lambda: ioas.map(PAGE, PAGE, PAGE), lambda: ioas.unmap(PAGE, PAGE), ioas.iova_ranges):
+        with pytest.raises(DomainEnded):
+            call()
+    assert kernel.calls == []
+
+
+def test_every_call_has_the_lock(iommufd: Iommufd, kernel: FakeIommufd, monkeypatch: pytest.MonkeyPatch):
+    """There is one request for all maps, and one for all unmaps: nobody else may write to it meanwhile."""
+    locked: list[bool] = []
+
+    def ioctl(fd: int, request: int, argument: bytearray) -> int:
+        if request != ALLOC:
+            locked.append(ioas._lock.locked())
+        return kernel._call(fd, request, argument)
+
+    monkeypatch.setattr(kernel, "ioctl", ioctl)
+    ioas, buffer = iommufd.alloc_ioas(), Buffer(PAGE)
+    ioas.map(buffer.address, UNIT, PAGE)
+    ioas.unmap(UNIT, PAGE)
+    ioas.iova_ranges()
+    ioas.destroy()
+    assert locked == [True] * 4
+    buffer.close()
+
+
+def test_a_destroyed_ioas_has_ended_before_anybody_else_has_the_lock(iommufd: Iommufd, kernel: FakeIommufd):
+    ioas = iommufd.alloc_ioas()
+    dev, state = IommufdDma(ioas), api.DmaIovaState()
+    assert api.dma_iova_try_alloc(dev, state, 0, PAGE)
+    domain = ioas.dma_domain()
+    seen: list[bool] = []
+
+    class Lock:
+        """Tells at each release whether the kernel's IOAS and ours differ."""
+
+        def __init__(self, inner: object) -> None:
+            self.inner = inner
+
+        def __enter__(self) -> None:
+            self.inner.__enter__()  # type: ignore[attr-defined]
+
+        def __exit__(self, *_: object) -> None:
+            seen.append(bool(kernel.ioases) == (domain.ended is None))
+            self.inner.__exit__(None, None, None)  # type: ignore[attr-defined]
+
+    ioas._lock = Lock(ioas._lock)  # type: ignore[assignment]
+    ioas.destroy()
+    assert seen
+    assert all(seen)
+
+
+def test_what_is_no_ioas():
+    with pytest.raises(errors.BadArgument, match="no Ioas"):
+        IommufdDma(5)  # type: ignore[arg-type]
 
 
 def test_closing_closes_all(iommufd: Iommufd, kernel: FakeIommufd):
@@ -318,18 +376,25 @@ def test_a_kernel_without_iommufd(tmp_path: Path):
         Iommufd(path=str(tmp_path))  # a folder
 
 
-def test_a_forked_child(iommufd: Iommufd):
-    ioas = iommufd.alloc_ioas()
+def test_a_forked_child(iommufd: Iommufd, kernel: FakeIommufd):
+    ioas, device, buffer = iommufd.alloc_ioas(), iommufd.open_device("02:00.0"), Buffer(PAGE)
+    device.attach(ioas)
+    ioas.map(buffer.address, UNIT, PAGE)
     dev, state = IommufdDma(ioas), api.DmaIovaState()
     assert api.dma_iova_try_alloc(dev, state, 0, PAGE)
     pid = os.fork()
     if pid == 0:  # pragma: no cover - in the child
         refused = 0
+        kernel.calls.clear()
         for call in (
             iommufd.alloc_ioas,
             ioas.destroy,
             lambda: iommufd.open_device("02:00.0"),
             lambda: ioas.map(PAGE, PAGE, PAGE),
+            lambda: ioas.unmap(UNIT, PAGE),
+            ioas.iova_ranges,
+            lambda: device.attach(ioas),
+            device.detach,
             lambda: dev.sync(state, 0, PAGE),
             lambda: dev.try_alloc(api.DmaIovaState(), 0, PAGE),
             lambda: dev.map_single(PAGE, PAGE, BOTH),
@@ -338,6 +403,6 @@ def test_a_forked_child(iommufd: Iommufd):
                 call()
                 break
             refused += 1
-        os._exit(refused)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        os._exit(refused + 100 * len(kernel.calls))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 11
     assert api.dma_use_iova(state)

@@ -146,6 +146,8 @@ def test_the_mask(case: Case):
     assert api.dma_iova_try_alloc(case.dev, states[512], 0, PAGE)
     with pytest.raises(UsdmError, match="dma_mask"):
         api.VfioDma(case.usdm, dma_mask=-1)
+    with pytest.raises(UsdmError, match="no Usdm"):
+        api.VfioDma(5)  # type: ignore[arg-type]
 
 
 def test_small_ranges_share_units(case: Case):

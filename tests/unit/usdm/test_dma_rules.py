@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import errno
 
 import pytest
@@ -69,6 +70,51 @@ def test_a_link_behind_whole_granules(case: Case, virt: int, offset: int, size: 
     assert api.dma_iova_link(case.dev, case.state, case.virt, 0, PAGE, BOTH) == 0
     link = lambda: api.dma_iova_link(case.dev, case.state, case.virt + virt, offset, size, direction)  # noqa: E731
     assert case.refused(link, error) in (-errno.EINVAL, -errno.EIO)
+
+
+class Way(enum.IntEnum):
+    TO = 1
+
+
+@pytest.mark.parametrize("pad", [0, PAD], ids=["few checks", "all checks"])
+@pytest.mark.parametrize(
+    ("at", "value", "error"),
+    [
+        (1, False, "BadArgument"),
+        (1, 0.0, "BadArgument"),
+        (2, True, "BadArgument"),
+        (3, True, "BadDirection"),
+        (3, 1.0, "BadDirection"),
+        (4, None, "BadArgument"),
+        (4, False, "BadArgument"),
+        (4, 0.0, "BadArgument"),
+    ],
+)
+def test_what_only_equals_an_integer(case: Case, pad: int, at: int, value: int, error: str):
+    case.alloc(PAGE, pad)
+    arguments = [case.virt + pad, 0, PAGE - pad, TO, 0]
+    arguments[at] = value
+    assert case.refused(lambda: api.dma_iova_link(case.dev, case.state, *arguments), error) == -errno.EINVAL
+
+
+@pytest.mark.parametrize("pad", [0, PAD], ids=["few checks", "all checks"])
+def test_an_integer_of_a_class_of_its_own(case: Case, pad: int):
+    case.alloc(PAGE, pad)
+    assert api.dma_iova_link(case.dev, case.state, case.virt + pad, 0, PAGE - pad, Way.TO) == 0
+    assert type(case.state.range.links[0][1]) is int
+    api.dma_iova_unlink(case.dev, case.state, 0, PAGE - pad, Way.TO)
+    assert api.last_error() is None
+    addr = api.dma_map_single(case.dev, case.virt, PAGE, Way.TO)
+    api.dma_unmap_single(case.dev, addr, PAGE, Way.TO)
+    assert api.last_error() is None
+
+
+def test_a_state_of_a_class_of_its_own(case: Case):
+    class State(api.DmaIovaState):
+        pass
+
+    case.state = State()
+    case.linked()
 
 
 @pytest.mark.parametrize(("virt", "error"), [(0, "NullAddress"), (None, "NullAddress"), ("x", "BadArgument")])
