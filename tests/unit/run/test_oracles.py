@@ -177,6 +177,30 @@ def test_what_cannot_run_on_the_kernel_asks_for_no_image(prepared: Resources) ->
     assert chosen("both", scenario(PLAIN), prepared)[0] == "6.12"
 
 
+@pytest.mark.parametrize(("needs", "wanted"), [("{}", True), ("{implementation: usdm}", False)])
+def test_what_is_skipped_for_its_implementation_needs_no_library(
+    needs: str, wanted: bool, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text(text(PLAIN, needs=needs))
+    got: list[bool] = []
+    monkeypatch.setattr(cells, "prepare", lambda options, say, *, guests, library: got.append(library))
+    monkeypatch.setattr(cells, "choose_kernels", lambda cells, options, resources, say: (cells, resources))
+    monkeypatch.setattr(cells, "with_modules", lambda resources, kernels, options, say: resources)
+    cells.prepare_cells(RunOptions(paths=(file,), implementation="both"), pytest.fail)
+    assert got == [wanted]
+
+
+@pytest.mark.parametrize("step", [PLAIN, ALLOC])
+def test_what_is_skipped_for_its_implementation_asks_for_no_image(step: str, prepared: Resources) -> None:
+    one = scenario(step, needs='{kernel: ">=7.0", implementation: usdm}')
+    assert chosen("usdm", one, prepared)[0] == "7.2"
+    kernel, after = chosen("both", one, prepared)
+    assert (kernel, list(after.images)) == ("6.12", ["6.12"])
+    reason = unmet(Cell(one, "11.1", kernel, "x", implementation="both"), after)
+    assert reason is not None
+    assert reason.endswith("needs the implementation usdm, this is both")
+
+
 # ---- the module
 
 
