@@ -9,6 +9,7 @@ from harness.judge.aspect import NOT_SAID, Aspect
 from harness.judge.mappings import mapping_aspects
 from harness.judge.operations import operation_aspects
 from harness.judge.words import value
+from harness.oracle_traits import TRAITS
 from harness.results import Check, Oracle, StepEvidence
 from harness.scenario.args import Alloc
 from harness.scenario.expect import Deviation, StepExpect
@@ -21,9 +22,7 @@ IOVA_GRANULE = 4096
 """Bytes that an IOMMU maps at least; an IOVA of two-step or streaming mapping has the memory's offset in them."""
 
 # How each oracle says that a call failed: not why in the words of usdm, so each is every error of usdm.
-_FAILURES: dict[str, tuple[str, ...]] = {"libusdm": ("CFailure",), "kernel": ("KernelRefused", "KernelWarned")}
-KEPT_BY_THE_KERNEL = ("in_use", "reserved")
-"""The counts of a range that the kernel can tell; it keeps no list of what is linked."""
+_FAILURES = {name: traits.failures for name, traits in TRAITS.items()}
 # Errors of the steps themselves, which do not come from the implementation.
 _STEP_ERRORS = (
     *("NotAccessible", "DeviceNotOpen", "NoIova", "ChildFailed", "DmaTimeout", "UnknownBuffer", "UnknownDevice"),
@@ -124,7 +123,7 @@ def _aspects(step: Step, seen: StepEvidence, oracle: Oracle | None) -> Iterator[
         yield _says(expect.says, seen)
     if expect.names("returns"):
         # Which errno a refusal has is each implementation's own.
-        any_errno = oracle is not None and oracle.name == "kernel" and known is None and expect.error is not None
+        any_errno = oracle is not None and TRAITS[oracle.name].own_errnos and known is None and expect.error is not None
         yield _returns(expect, seen, any_errno=any_errno)
     if expect.pointer is not None:
         yield _equals("pointer", expect.pointer, seen.values.get("pointer"))
@@ -137,10 +136,9 @@ def _aspects(step: Step, seen: StepEvidence, oracle: Oracle | None) -> Iterator[
 
 
 def _kept(kind: str, counts: Mapping[str, int], oracle: Oracle | None) -> Mapping[str, int]:
-    """Those of some counts that an implementation keeps: the kernel has no list of what is linked."""
-    if oracle is None or oracle.name != "kernel" or kind != "iova_info":
-        return counts
-    return {name: count for name, count in counts.items() if name in KEPT_BY_THE_KERNEL}
+    """Those of some counts that an implementation keeps."""
+    kept = None if oracle is None else TRAITS[oracle.name].counts.get(kind)
+    return counts if kept is None else {name: count for name, count in counts.items() if name in kept}
 
 
 def _observations(step: Step, expect: StepExpect, seen: StepEvidence) -> Iterator[Aspect]:

@@ -17,9 +17,10 @@ from harness.run.bare import bare_unmet
 from harness.run.kernels import kernel_with, lacking
 from harness.run.models import has_edu, unmet_model, unmet_steps, with_model
 from harness.run.options import DmaModel, RunOptions
-from harness.run.oracles import oracle_of, unmet_kernel, unmet_library
+from harness.run.oracles import oracle_of, unmet_library
 from harness.run.resources import Resources, Say, prepare, with_images, with_modules
 from harness.scenario import BareScenario, Problem, Scenario, ScenarioError, find_scenarios, load_scenario
+from harness.scenario.on_kernel import unmet_kernel
 
 
 @dataclass(frozen=True, slots=True)
