@@ -116,9 +116,7 @@ def _refused(text: str, error: OSError) -> str:
     words = text.split()
     function = words[1].partition("%")[0] if len(words) >= _WORDS else ""
     try:
-        known = not function or any(
-            f" {function}" == line[-len(function) - 1 :] for line in _read(KALLSYMS).splitlines()
-        )
+        known = not function or any(function in line.split()[2:3] for line in _read(KALLSYMS).splitlines())
     except OSError:
         known = True
     return said if known else f"kernel {os.uname().release} has no function {function} to record; {said}"

@@ -75,6 +75,44 @@ def test_what_a_step_says_of_the_kernel() -> None:
     assert not step.kernel.applies("6.16.3+deb13-amd64")
 
 
+KNOWN = "    kernel: {differs: K1, expect: {returns: 0}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "why"),
+    [
+        (
+            f"needs: {{implementation: usdm}}\n{OPENED}{KNOWN}",
+            (8, 5),
+            "needs: {implementation: usdm} keeps it from running there",
+        ),
+        (
+            f"{OPENED}{KNOWN}  - unregister: {{device: edu0}}\n",
+            (7, 5),
+            "the kernel has nothing for the step unregister: nothing is registered with the kernel",
+        ),
+        (
+            f"{OPENED}  - fork: {{steps: [{{merge_boundary: {{device: edu0}}, kernel: {{differs: K1}}}}]}}\n",
+            (7, 52),
+            "the kernel has nothing for the step fork: a file of the test module belongs to one process",
+        ),
+        (
+            f"needs: {{implementation: libusdm}}\n{OPENED}expect:\n  kernel: {{differs: K1}}\n",
+            (9, 3),
+            "needs: {implementation: libusdm} keeps it from running there",
+        ),
+    ],
+)
+def test_what_no_run_on_the_kernel_could_show(text: str, place: tuple[int, int], why: str) -> None:
+    (found,) = problems_of(HEAD + text)
+    assert ((found.line, found.column), found.hint) == (place, why)
+    assert found.message == "expected no kernel where the kernel cannot run the scenario, found one"
+
+
+def test_what_only_the_kernel_runs_may_say_what_it_does() -> None:
+    assert parse_scenario(f"{HEAD}needs: {{implementation: kernel}}\n{OPENED}{KNOWN}", "x.yaml")
+
+
 @pytest.mark.parametrize(("difference", "why"), WITHOUT_SCENARIO.items())
 def test_what_no_scenario_can_show_is_refused_with_the_reason(difference: str, why: str) -> None:
     found = problems_of(f"{HEAD}{OPENED}    kernel: {{differs: {difference}}}\n")
