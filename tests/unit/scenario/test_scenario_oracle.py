@@ -93,7 +93,7 @@ KNOWN = "    kernel: {differs: K1, expect: {returns: 0}}\n"
         ),
         (
             f"{OPENED}  - fork: {{steps: [{{merge_boundary: {{device: edu0}}, kernel: {{differs: K1}}}}]}}\n",
-            (7, 52),
+            (7, 53),
             "the kernel has nothing for the step fork: a file of the test module belongs to one process",
         ),
         (
