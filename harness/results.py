@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
 from harness.errors import FailureClass
+from harness.oracle_traits import OracleName as OracleName
 
 
 class Record(BaseModel):
@@ -19,7 +20,6 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-OracleName = Literal["libusdm", "kernel"]
 Implementation = Literal["usdm", "libusdm", "kernel", "both"]
 """What steps run on; ``both`` is usdm and its oracle, each in a guest of its own."""
 
@@ -333,11 +333,13 @@ class Finding(Record):
             library that is no defect.
         step: index of the step that shows it, or None for the faults of the whole scenario.
         observed: what was seen.
+        meaning: the difference as one sentence; empty in results from before there was one.
     """
 
     defect: str
     step: int | None
     observed: str
+    meaning: str = ""
 
 
 class Verdict(Record):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 TRACEFS = "/sys/kernel/tracing"
+KALLSYMS = "/proc/kallsyms"
 GROUP = "harness"
 """The group of the events that are defined here."""
 
@@ -22,6 +23,7 @@ UNMAP = re.compile(r"IOMMU: iova=(0x\w+) - 0x\w+ size=(\d+) unmapped_size=(\d+)"
 _BUFFER_KB = "16384"  # of each CPU: some 100,000 events
 _ON_CLOCK = "mono"
 _CHUNK = 1 << 20
+_WORDS = 2  # of a definition: what it is called, and the function
 _LOST = ("overrun", "commit overrun", "dropped events")
 
 
@@ -70,7 +72,7 @@ class Recording:
             try:
                 _write(f"{self._tracefs}/dynamic_events", text, os.O_APPEND)
             except OSError as error:
-                raise NotSet(f"the kernel refuses the event '{text}': {os.strerror(error.errno or 0)}") from error
+                raise NotSet(_refused_event(text, error)) from error
             self.definitions.append(text)
         for event in self._switched():
             _write(f"{self._instance}/events/{event}/enable", "1")
@@ -124,6 +126,18 @@ class Recording:
             except FileNotFoundError:
                 continue  # somebody else has taken it away
         self.definitions.clear()
+
+
+def _refused_event(text: str, error: OSError) -> str:
+    """What to say of an event that the kernel does not take: the function that it lacks, most of the time."""
+    said = f"the kernel refuses the event '{text}': {os.strerror(error.errno or 0)}"
+    words = text.split()
+    function = words[1].partition("%")[0] if len(words) >= _WORDS else ""
+    try:
+        known = not function or any(function in line.split()[2:3] for line in _read(KALLSYMS).splitlines())
+    except OSError:
+        known = True
+    return said if known else f"kernel {os.uname().release} has no function {function} to record; {said}"
 
 
 def mount(tracefs: str = TRACEFS) -> None:

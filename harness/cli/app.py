@@ -39,6 +39,7 @@ from harness.cli.options import (
     Timeout,
     Usdm,
     examples,
+    is_default,
     kernel_is_default,
     only,
 )
@@ -352,12 +353,13 @@ def fetch_command(
     """Get what a run needs into the cache.
 
     QEMU builds and guest images; the C library where --libusdm names it; the test module, with the compiler that it
-    takes, where --module names its kernel. Without options: for the default run, of which
-    some scenarios need the lab kernel. That is compiled, which takes some minutes; --kernel 6.12 leaves it out.
+    takes, where --module names its kernel; --module alone gets nothing else than that and the kernel's image. Without
+    options: for the default run, of which some scenarios need kernel 7.2 or the lab kernel. The latter is compiled,
+    which takes some minutes; --kernel 6.12 leaves both out.
     """
 
     def body() -> int:
-        from harness.run.modules import fetch_modules
+        from harness.run.modules import check_modules, fetch_modules
         from harness.run.options import RunOptions
         from harness.run.resources import fetch_all
 
@@ -372,8 +374,11 @@ def fetch_command(
         def say(text: str) -> None:
             print(text, flush=True)
 
-        fetch_all(options, tuple(libusdm or ()), say)
-        fetch_modules(module or (), options, say)
+        modules = module or ()
+        check_modules(modules)
+        if not (modules and all(is_default(context, name) for name in ("qemu", "kernel", "libusdm"))):
+            fetch_all(options, tuple(libusdm or ()), say)
+        fetch_modules(modules, options, say)
         return 0
 
     raise typer.Exit(guarded(body))

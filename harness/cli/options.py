@@ -57,7 +57,8 @@ Kernel = Annotated[
     typer.Option(
         "--kernel",
         envvar="HARNESS_KERNEL",
-        help="Guest kernel: 6.12, 7.2 or lab. Repeatable. Without it, what needs options that 6.12 lacks runs on lab.",
+        help="Guest kernel: 6.12, 7.2 or lab. Repeatable. Without it 6.12; what needs a later release, or options that "
+        "6.12 lacks, runs on 7.2 or lab then.",
     ),
 ]
 Model = Annotated[
@@ -104,7 +105,11 @@ FreshBoot = Annotated[
 ]
 Fetch = Annotated[
     bool,
-    typer.Option("--fetch", envvar="HARNESS_FETCH", help="Build or download what the cache lacks (380 MB at most)."),
+    typer.Option(
+        "--fetch",
+        envvar="HARNESS_FETCH",
+        help="Build or download what the cache lacks: 560 MB for the default run, 660 MB for every build and kernel.",
+    ),
 ]
 Offline = Annotated[bool, typer.Option("--offline", envvar="HARNESS_OFFLINE", help="Use the cache only.")]
 Mirror = Annotated[
@@ -138,7 +143,12 @@ def only(option: str, names: list[str], what: str) -> tuple[str]:
 
 def kernel_is_default(context: typer.Context) -> bool:
     """Whether ``--kernel`` was given neither on the command line nor in the environment."""
-    source = context.get_parameter_source("kernel")
+    return is_default(context, "kernel")
+
+
+def is_default(context: typer.Context, name: str) -> bool:
+    """Whether an option, by its name in the function, was given neither on the command line nor in the environment."""
+    source = context.get_parameter_source(name)
     return source is not None and source.name == "DEFAULT"
 
 

@@ -54,15 +54,20 @@ def unsupported(recipe: Recipe) -> str | None:
     """Why there is no module for a recipe's kernel, or None."""
     if recipe.source is not None:
         return f"kernel {recipe.kernel} loads no modules"
-    if tuple(map(int, recipe.kernel.split("."))) < _SINCE:
+    if _release(recipe) < _SINCE:
         return f"kernel {recipe.kernel} has no dma_iova_*: they came with {'.'.join(map(str, _SINCE))}"
     return None
 
 
 def module_kernels() -> list[str]:
-    """The kernels that there is a module for, as ``--kernel`` names them."""
-    recipes = [load_recipe(name) for name in recipe_names()]
-    return sorted(recipe.kernel for recipe in recipes if unsupported(recipe) is None)
+    """The kernels that there is a module for, as ``--kernel`` names them, the lowest release first."""
+    recipes = [recipe for recipe in map(load_recipe, recipe_names()) if unsupported(recipe) is None]
+    return [recipe.kernel for recipe in sorted(recipes, key=_release)]
+
+
+def _release(recipe: Recipe) -> tuple[int, ...]:
+    """The release of a recipe of one of Debian's kernels, to be compared."""
+    return tuple(map(int, recipe.kernel.split(".")))
 
 
 def find_module(image: Image) -> Module:

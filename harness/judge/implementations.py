@@ -14,8 +14,8 @@ from harness.judge.faults import other_faults
 from harness.judge.mappings import PAGE, mapping
 from harness.judge.steps import deviation
 from harness.judge.words import listed, value
+from harness.oracle_traits import TRAITS, Traits
 from harness.results import Check, Evidence, StepEvidence
-from harness.scenario.expect_check import KEPT_BY
 from harness.scenario.model import Scenario
 from harness.scenario.steps import Nested, Step
 
@@ -60,12 +60,12 @@ def compare_implementations(scenario: Scenario, ours: Evidence, theirs: Evidence
         ours: what `usdm` left.
         theirs: what the oracle left.
     """
-    other = oracle_name(theirs)
+    other, traits = oracle_name(theirs), None if theirs.oracle is None else TRAITS[theirs.oracle.name]
     left, right = _by_path(ours.steps), _by_path(theirs.steps)
     for path, index, step in _walk(scenario.steps, ""):
         known = deviation(step, theirs.oracle)
         if path in left and path in right:
-            differ = _differences(_facets(step, left[path], ours, other), _facets(step, right[path], theirs, other))
+            differ = _differences(_facets(step, left[path], ours, traits), _facets(step, right[path], theirs, traits))
         else:
             differ = [] if path not in left and path not in right else ["only one of the two ran it"]
         yield _check(f"both do step {path} ({step.kind})", differ, known.id if known else None, index, other)
@@ -117,14 +117,14 @@ def _by_path(steps: Sequence[StepEvidence], prefix: str = "") -> dict[str, StepE
     return found
 
 
-def _facets(step: Step, seen: StepEvidence, evidence: Evidence, other: str) -> dict[str, object]:
+def _facets(step: Step, seen: StepEvidence, evidence: Evidence, traits: Traits | None) -> dict[str, object]:
     """What a program relies on of a step, by name.
 
     Args:
         step: the step.
         seen: what it did.
         evidence: all that ran with it.
-        other: what usdm is compared with.
+        traits: of what usdm is compared with.
     """
     facets: dict[str, object] = {"failed": seen.error is not None}
     if seen.kind in _ADDRESSES:
@@ -134,14 +134,17 @@ def _facets(step: Step, seen: StepEvidence, evidence: Evidence, other: str) -> d
     else:
         facets["returned"] = seen.returns
     if seen.error is None:
-        same = [name for name in _SAME.get(seen.kind, ()) if other != "kernel" or name not in _OF_A_CONTAINER]
+        told = traits is None or traits.containers
+        same = [name for name in _SAME.get(seen.kind, ()) if told or name not in _OF_A_CONTAINER]
         facets |= {name: seen.values.get(name) for name in same}
     if seen.kind == "mappings" and seen.error is None:
         found = mapping(seen)
         # That an IOVA happens to be the physical address is no difference.
         facets["mapped"] = None if found is None else found.kind.replace("one_to_one", "whole")
     if seen.kind == "iova_info" and seen.error is None:
-        facets |= {name: seen.values.get("counts", {}).get(name) for name in KEPT_BY["kernel"]["iova_info"]}
+        counts = seen.values.get("counts", {})
+        kept = counts if traits is None else traits.counts.get(seen.kind, counts)
+        facets |= {name: counts.get(name) for name in kept}
     iova = seen.values.get("iova")
     if isinstance(iova, int) and seen.kind in ("alloc", "map"):
         size = getattr(step.args, "size", 1)

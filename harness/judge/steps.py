@@ -9,17 +9,17 @@ from harness.judge.aspect import NOT_SAID, Aspect
 from harness.judge.mappings import PAGE, mapping_aspects
 from harness.judge.operations import operation_aspects
 from harness.judge.words import value
+from harness.oracle_traits import TRAITS
 from harness.results import Check, Oracle, StepEvidence
 from harness.scenario.args import Alloc
 from harness.scenario.expect import Deviation, StepExpect
-from harness.scenario.expect_check import KEPT_BY
 from harness.scenario.steps import Nested, Step
 
 IOVA_UNIT = 2 << 20
 """Bytes that an IOVA of qaeMemMapContiguousIova is a multiple of, as its specification says."""
 
 # How each oracle says that a call failed: not why in the words of usdm, so each is every error of usdm.
-_FAILURES: dict[str, tuple[str, ...]] = {"libusdm": ("CFailure",), "kernel": ("KernelRefused", "KernelWarned")}
+_FAILURES = {name: traits.failures for name, traits in TRAITS.items()}
 # Errors of the steps themselves, which do not come from the implementation.
 _STEP_ERRORS = (
     *("NotAccessible", "DeviceNotOpen", "NoIova", "ChildFailed", "DmaTimeout", "UnknownBuffer", "UnknownDevice"),
@@ -138,7 +138,7 @@ def _aspects(step: Step, seen: StepEvidence, oracle: Oracle | None, known: Devia
         yield _says(expect.says, seen)
     if expect.names("returns"):
         # Which errno a refusal has is each implementation's own.
-        any_errno = oracle is not None and oracle.name == "kernel" and known is None and expect.error is not None
+        any_errno = oracle is not None and TRAITS[oracle.name].own_errnos and known is None and expect.error is not None
         yield _returns(expect, seen, any_errno=any_errno)
     if expect.pointer is not None:
         yield _equals("pointer", expect.pointer, seen.values.get("pointer"))
@@ -154,7 +154,7 @@ def _aspects(step: Step, seen: StepEvidence, oracle: Oracle | None, known: Devia
 
 def _kept(kind: str, counts: Mapping[str, int], oracle: Oracle | None) -> Mapping[str, int]:
     """Those of some counts that an implementation keeps."""
-    kept = KEPT_BY.get(oracle.name, {}).get(kind) if oracle is not None else None
+    kept = None if oracle is None else TRAITS[oracle.name].counts.get(kind)
     return counts if kept is None else {name: count for name, count in counts.items() if name in kept}
 
 

@@ -16,7 +16,11 @@ from harness.judge.implementations import compare_implementations, oracle_name
 from harness.judge.steps import check_steps
 from harness.judge.words import listed
 from harness.results import Check, Evidence, FaultRecord, Finding, Verdict
+from harness.scenario.defects import DEFECTS, OTHER
+from harness.scenario.kernel_differences import KERNEL_DIFFERENCES
 from harness.scenario.model import Scenario
+
+_MEANINGS = {**DEFECTS, **OTHER, **KERNEL_DIFFERENCES}
 
 
 def judge(scenario: Scenario, evidence: Evidence) -> Verdict:
@@ -49,7 +53,9 @@ def judge(scenario: Scenario, evidence: Evidence) -> Verdict:
         faults=(*trace, *kernel.records),
         notes=notes,
         findings=tuple(
-            Finding(defect=check.known, step=check.step, observed=check.observed)
+            Finding(
+                defect=check.known, step=check.step, observed=check.observed, meaning=_MEANINGS.get(check.known, "")
+            )
             for check in checks
             if check.known and check.passed
         ),

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from harness.oracle_traits import TRAITS
 from harness.report.devices import devices_text
 from harness.report.mappings import KIND, mappings_text
 from harness.report.text import clean, fault_line, one_line, oracle_name, started, version_facts
@@ -13,7 +14,6 @@ from harness.results import CellResult, Check, FaultRecord, StepEvidence
 
 _ARGS: Final = 60
 _SEEN: Final = 100
-_ORACLES: Final = {"libusdm": "the C library", "kernel": "the kernel"}
 
 
 def steps_table(cell: CellResult) -> str:
@@ -71,8 +71,9 @@ def _paragraphs(cell: CellResult) -> Iterator[str]:
         else:
             yield f"Faults in the kernel's log\n{_faults([f for f in faults if f.witness == 'kernel'])}"
         if cell.verdict.findings:
-            yield f"Known differences of {_ORACLES.get(oracle_name(cell), 'the oracle')}\n" + "".join(
-                f"  {one.defect}{'' if one.step is None else f', step {one.step}'}: {one_line(one.observed)}\n"
+            yield f"Known differences of {TRAITS[cell.oracle.name].title if cell.oracle else 'the oracle'}\n" + "".join(
+                f"  {one.defect}{'' if one.step is None else f', step {one.step}'}: "
+                f"{'; observed '.join(one_line(text) for text in (one.meaning, one.observed) if text)}\n"
                 for one in cell.verdict.findings
             )
         if cell.verdict.notes:

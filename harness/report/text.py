@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from harness.oracle_traits import TRAITS
 from harness.results import CellResult, FaultRecord, Outcome, RunResult, Versions
 
 # Sequences that move the cursor, change colours or set the window's title; then every other character that has no
@@ -53,8 +54,9 @@ def variant(cell: CellResult) -> str:
     if cell.versions is None:
         return ""
     oracle = cell.versions.oracle
-    # The kernel as an oracle is the guest's.
-    beside = "" if oracle is None else ", oracle kernel" if oracle.name == "kernel" else f", {oracle}"
+    beside = "" if oracle is None else f", {oracle}"
+    if oracle is not None and TRAITS[oracle.name].of_the_guest:
+        beside = f", oracle {oracle.name}"
     kernel = f", kernel {cell.versions.kernel}" if cell.versions.kernel else ""
     return one_line(f"qemu {cell.versions.qemu}{kernel}{beside}")
 

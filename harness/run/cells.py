@@ -17,9 +17,10 @@ from harness.run.bare import bare_unmet
 from harness.run.kernels import kernel_with, lacking
 from harness.run.models import has_edu, unmet_model, unmet_steps, with_model
 from harness.run.options import DmaModel, RunOptions
-from harness.run.oracles import oracle_of, unmet_kernel, unmet_library
+from harness.run.oracles import oracle_of, unmet_library
 from harness.run.resources import Resources, Say, prepare, with_images, with_modules
 from harness.scenario import BareScenario, Problem, Scenario, ScenarioError, find_scenarios, load_scenario
+from harness.scenario.on_kernel import unmet_kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,32 +127,23 @@ def expand(options: RunOptions) -> list[Cell]:
             continue
         # One without an edu is the same on each model.
         models = options.models if has_edu(scenario) else ("edu",)
-        library = options.libusdm if _runs_library(scenario, options) else ""
         for qemu, kernel, model in [(*point, model) for point in points for model in models]:
             point = [f"qemu {qemu}", f"kernel {kernel}"] if len(points) > 1 else []
             point += [f"model {model}"] if len(models) > 1 else []
-            cells.append(
-                Cell(
-                    with_model(scenario, model),
-                    qemu,
-                    kernel,
-                    f"{scenario.id} [{', '.join(point)}]" if point else scenario.id,
-                    usdm=options.usdm,
-                    fresh_boot=options.fresh_boot,
-                    implementation=options.implementation,
-                    libusdm=library,
-                    model=model,
-                )
+            cell = Cell(
+                with_model(scenario, model),
+                qemu,
+                kernel,
+                f"{scenario.id} [{', '.join(point)}]" if point else scenario.id,
+                usdm=options.usdm,
+                fresh_boot=options.fresh_boot,
+                implementation=options.implementation,
+                model=model,
             )
+            cells.append(replace(cell, libusdm=options.libusdm) if cell.oracle == "libusdm" else cell)
     if not cells:
         raise ConfigurationError("there is no scenario to run", hint="'harness list' shows what there is")
     return cells
-
-
-def _runs_library(scenario: Scenario, options: RunOptions) -> bool:
-    if options.implementation == "both":
-        return oracle_of(scenario) == "libusdm"
-    return options.implementation == "libusdm"
 
 
 def prepare_cells(options: RunOptions, say: Say) -> tuple[list[Cell], Resources]:
@@ -163,7 +155,7 @@ def prepare_cells(options: RunOptions, say: Say) -> tuple[list[Cell], Resources]
     """
     cells = expand(options)
     guests = any(isinstance(cell.scenario, Scenario) for cell in cells)
-    library = any(cell.oracle == "libusdm" for cell in cells)
+    library = any(cell.oracle == "libusdm" and _wanted(cell) for cell in cells)
     cells, resources = choose_kernels(cells, options, prepare(options, say, guests=guests, library=library), say)
     return cells, with_modules(resources, [cell.kernel for cell in cells if _calls_kernel(cell)], options, say)
 
@@ -191,7 +183,7 @@ def choose_kernels(
         return cells, resources
     chosen = []
     for cell in cells:
-        if isinstance(cell.scenario, BareScenario):
+        if isinstance(cell.scenario, BareScenario) or not _wanted(cell):
             chosen.append(cell)
             continue
         needs = cell.scenario.needs
@@ -211,9 +203,18 @@ def choose_kernels(
     return chosen, resources
 
 
+def _wanted(cell: Cell) -> bool:
+    """Whether the cell's scenario makes sense on this implementation; else it is skipped, and needs nothing for it."""
+    if isinstance(cell.scenario, BareScenario):
+        return True
+    return cell.scenario.needs.implementation in (None, cell.implementation)
+
+
 def _calls_kernel(cell: Cell) -> bool:
     """Whether the cell's steps can run on the kernel's own functions, and are to."""
-    return cell.oracle == "kernel" and isinstance(cell.scenario, Scenario) and unmet_kernel(cell.scenario) is None
+    if cell.oracle != "kernel" or isinstance(cell.scenario, BareScenario):
+        return False
+    return _wanted(cell) and unmet_kernel(cell.scenario) is None
 
 
 def unmet(cell: Cell, resources: Resources) -> str | None:
@@ -244,7 +245,7 @@ def unmet(cell: Cell, resources: Resources) -> str | None:
         libusdm=library.version if library else "",
         options=image.options,
     )
-    if lacking(cell.scenario.needs, image):
+    if lacking(cell.scenario.needs, image) and _wanted(cell):
         kernel = kernel_with(cell.scenario.needs)
         return f"{reason}; --kernel {kernel} is such a kernel" if kernel else reason
     if reason is None and cell.oracle == "kernel":

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from harness.scenario.args import Args, Compare, ContainerMap, DmaArgs, Fill, Map, Open, RegisterFd
 from harness.scenario.args_device import Operate
 from harness.scenario.args_function import PhysicalAddress, Remap
-from harness.scenario.args_iova import IovaAlloc, StreamMap
+from harness.scenario.args_iova import IovaAlloc, StreamMap, StreamUnmap
 from harness.scenario.base import Model
 from harness.scenario.device_check import DeviceCheck
 from harness.scenario.engines import dma_problem
@@ -27,6 +27,7 @@ from harness.scenario.problems import Problem, suggest
 from harness.scenario.range_check import (
     OPTIONS,
     options_missing,
+    outside_buffer,
     range_as_buffer,
     unknown_range,
     unknown_ranges,
@@ -101,6 +102,7 @@ class _CrossCheck:
             self._vm = machine.vm
             self._iommu = machine.iommu
         self._no_iommufd = options_missing(data)
+        self._traces.needs = data.get("needs")
         raw = data.get("machine")
         devices = raw.get("devices", {}) if isinstance(raw, dict) else None
         known = {name: one for name, one in devices.items() if is_name(name)} if isinstance(devices, dict) else None
@@ -183,11 +185,11 @@ class _CrossCheck:
             elif args is None:
                 self._broken(raw[kind], kind, (*path, kind), names)
             else:
-                self._use(args, kind, (*path, kind), names)
                 expect = raw.get("expect")
                 fails = isinstance(expect, dict) and expect.get("error") is not None
+                self._use(args, kind, (*path, kind), names, fails=fails)
                 self._doings.step(args, kind, (*path, kind), self._devices, fails=fails)
-                self._traces.step(args, kind, (*path, kind), self._devices)
+                self._traces.step(args, kind, (*path, kind), self._devices, names.opened)
                 self._bind(args, kind, (*path, kind), names)
 
     def _nested(self, raw: Any, kind: str, path: Path_, names: Names) -> None:
@@ -243,7 +245,7 @@ class _CrossCheck:
 
     # ---- names
 
-    def _use(self, args: Args, kind: str, path: Path_, names: Names) -> None:
+    def _use(self, args: Args, kind: str, path: Path_, names: Names, *, fails: bool) -> None:
         """Check the names and the places that a step uses."""
         device = getattr(args, "device", None)
         known = device is not None and self._device(device, (*path, "device"), names)
@@ -266,7 +268,7 @@ class _CrossCheck:
         for key in ("buffer", "with"):
             name = getattr(args, "with_" if key == "with" else key, None)
             if name is not None and self._buffer(name, (*path, key), names, kind):
-                self._buffer_use(args, kind, key, name, path, names)
+                self._buffer_use(args, kind, key, name, path, names, fails=fails)
 
     def _dma(self, args: DmaArgs, path: Path_, names: Names) -> None:
         found = dma_problem(names.models.get(args.device, ""), args)
@@ -287,6 +289,9 @@ class _CrossCheck:
         found = without_container(kind, name) if name in names.iommufd else None
         if found is not None:
             self._add((*path, "device"), *found)
+        if isinstance(args, Open) and args.through == "iommufd" and name in names.vfio:
+            message = f"expected a device that is not open for through: iommufd, found '{name}', opened through vfio"
+            self._add((*path, "device"), message, "the kernel says EBUSY: close it before")
         if isinstance(args, Open) and args.through == "iommufd" and self._no_iommufd:
             options = ", ".join(f"{option}: true" for option in OPTIONS)
             message = f"expected needs.kernel_options {{{options}}} beside through: iommufd, found none"
@@ -302,7 +307,9 @@ class _CrossCheck:
         self._add(path, f"expected a buffer that an earlier step made, found '{name}'", hint)
         return False
 
-    def _buffer_use(self, args: Args, kind: str, key: str, name: str, path: Path_, names: Names) -> None:
+    def _buffer_use(
+        self, args: Args, kind: str, key: str, name: str, path: Path_, names: Names, *, fails: bool
+    ) -> None:
         maker, size = names.buffers[name]
         wanted = {"free": "alloc", "free_plain": "alloc_plain", "release": "buffer"}.get(kind)
         if wanted is not None and maker not in (wanted, "?"):
@@ -316,6 +323,12 @@ class _CrossCheck:
             if offset + (args.size or 0) > size or offset >= size:
                 found = f"offset {offset}" + (f" + size {args.size}" if args.size is not None else "")
                 self._add((*path, key), f"expected bytes inside '{name}' of {size} bytes, found {found}")
+        outside = None if size is None else outside_buffer(args, name, size, fails=fails)
+        if outside is not None:
+            self._add((*path, key), outside)
+        if isinstance(args, StreamUnmap) and name not in names.streamed and not fails:
+            hint = "write a stream_map of it before, or expect the error that it meets"
+            self._add((*path, key), f"expected a buffer that a stream_map mapped, found '{name}'", hint)
 
     def _has_iova(self, name: str, path: Path_, names: Names) -> None:
         if names.buffers[name][0] in ("buffer", "alloc_plain") and name not in names.mapped:
@@ -330,17 +343,21 @@ class _CrossCheck:
             if name in names.buffers or name in names.ranges:
                 hint = "a name keeps standing for the same memory, so that its use after free can be written down"
                 self._add((*path, "as"), f"expected a new name, found '{name}' again", hint)
-            names.buffers[name] = kind, getattr(args, "size", None)
+            # A range that is refused for its name has not become the buffer of that name.
+            if not isinstance(args, IovaAlloc):
+                names.buffers[name] = kind, getattr(args, "size", None)
         device = getattr(args, "device", None)
         if kind in ("open", "register"):
             names.opened.add(str(device))
-            if isinstance(args, Open) and args.through == "iommufd":
-                names.iommufd.add(args.device)
+            (names.iommufd.add if getattr(args, "through", "") == "iommufd" else names.vfio.add)(str(device))
         elif kind == "close":
             names.opened.discard(str(device))
             names.iommufd.discard(str(device))
+            names.vfio.discard(str(device))
         if isinstance(args, Map | ContainerMap | PhysicalAddress | Remap | StreamMap) and args.buffer is not None:
             names.mapped.add(args.buffer)
+        if isinstance(args, StreamMap):
+            names.streamed.add(args.buffer)
 
     def _broken(self, raw: Any, kind: str, path: Path_, names: Names) -> None:
         """Check the names in a step with a mistake, and note what it would have made known, to tell of it once."""
@@ -358,6 +375,7 @@ class _CrossCheck:
         elif "as" in given:
             names.buffers.setdefault(given["as"], ("?", None))
         names.mapped.add(given.get("buffer", ""))
+        names.streamed.add(given.get("buffer", ""))
 
     # ---- expectations of the scenario
 

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from harness.scenario.base import Model
 from harness.scenario.defects import DEFECTS, OTHER
-from harness.scenario.kernel_differences import KERNEL_DIFFERENCES
+from harness.scenario.kernel_differences import KERNEL_DIFFERENCES, WITHOUT_SCENARIO
 from harness.scenario.values import (
     Address,
     Bdf,
@@ -121,11 +121,24 @@ class OfLibrary(Known):
         return str(self.defect)
 
 
+def _parse_difference(value: object) -> object:
+    if isinstance(value, str) and value in WITHOUT_SCENARIO:
+        raise refuse("a difference that a scenario can show", value, WITHOUT_SCENARIO[value])
+    if value not in list(KERNEL_DIFFERENCES):
+        hint = "; ".join(f"{name}: {meaning}" for name, meaning in KERNEL_DIFFERENCES.items())
+        raise refuse("the id of a known difference", value, hint)
+    return value
+
+
 class OfKernel(Known):
     """Something that Linux's own functions are known to do otherwise."""
 
-    differs: Literal[tuple(KERNEL_DIFFERENCES)] = Field(  # type: ignore[valid-type]
-        description="Which known difference it is (docs/dma-iova.md)."
+    differs: Annotated[
+        Literal[tuple(KERNEL_DIFFERENCES)],  # type: ignore[valid-type]
+        BeforeValidator(_parse_difference),
+    ] = Field(
+        description="Which known difference it is (docs/kernel-dma-iova.md). "
+        + " ".join(f"{name}: {meaning}." for name, meaning in KERNEL_DIFFERENCES.items())
     )
 
     @property

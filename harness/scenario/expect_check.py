@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from harness.oracle_traits import TRAITS
 from harness.scenario.base import Model
 from harness.scenario.expect import (
     FaultsOnKernel,
@@ -38,9 +39,6 @@ COUNTS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The counts that a kind of step has; of a kind that is not here, any name may be one."""
 
-KEPT_BY: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {"kernel": {"iova_info": ("in_use", "reserved")}}
-"""Those of them that an oracle keeps, by its name, where it keeps fewer: the kernel has no list of what is linked."""
-
 _OF_STEPS: Final[Mapping[str, type[Model]]] = {"libusdm": LibraryDeviation, "kernel": KernelDeviation}
 _OF_ALL: Final[Mapping[str, type[Model]]] = {"libusdm": FaultsOnLibrary, "kernel": FaultsOnKernel}
 
@@ -62,7 +60,7 @@ def check_expectations(raw: Mapping[str, Any], kind: str, path: Path_) -> Iterat
         other = raw.get(oracle)
         if not isinstance(other, Mapping):
             continue
-        kept = KEPT_BY.get(oracle, {}).get(kind)
+        kept = TRAITS[oracle].counts.get(kind)
         what = f"a count of {kind}" + ("" if kept is None else f" that the {oracle} keeps")
         yield from _unknown_counts(other.get("expect"), kept or offered, (*path, oracle, "expect"), what)
         ours, theirs = _said(StepExpect, raw.get("expect", {})), _said(_OF_STEPS[oracle], other)

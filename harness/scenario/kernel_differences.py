@@ -1,12 +1,12 @@
 """Where Linux's own dma_iova_* functions do otherwise than ``usdm``, by the ids that scenario files use.
 
-docs/dma-iova.md has more. The numbers are those of docs/kernel-dma-iova.md, which has what no scenario can show, too.
+The table of docs/kernel-dma-iova.md has document, kernel and ``usdm`` of each side by side, under the same ids.
 """
 
 from __future__ import annotations
 
 KERNEL_DIFFERENCES: dict[str, str] = {
-    "K1": "a link is mapped at once, and sync makes nothing: a DMA before it arrives",
+    "K1": "behind VT-d a link is mapped at once, and sync only flushes: a DMA before it arrives",
     "K2": "a link may follow one that ends within a granule",
     "K5": "a link may lie beyond its range, in IOVAs that are somebody else's",
     "K6": "a part of a link is unlinked: every granule that it touches is taken away",
@@ -23,3 +23,17 @@ KERNEL_DIFFERENCES: dict[str, str] = {
     "K25": "the size and the direction of a streaming unmap are not compared with the mapping's",
 }
 """Ids, with what a driver meets."""
+
+WITHOUT_SCENARIO: dict[str, str] = {
+    "K3": "both refuse it, and which errno it is, is not compared",
+    "K4": "both refuse it, and which errno it is, is not compared",
+    "K7": "no step knows whether the kernel made one entry of 2 MiB out of a link",
+    "K15": "a step has no unknown attributes",
+    "K18": "each run reserves its IOVAs elsewhere, so they are not compared",
+    "K19": "the guests have no bounce buffers, so the kernel refuses here as usdm does",
+    "K20": "the guests have no bounce buffers, so nothing is ever bounced",
+    "K22": "the kernel would stop at it, so the test module does not call it",
+    "K23": "no step sees how many unmappings a call makes",
+    "K24": "the test module takes a link's memory in one piece only",
+}
+"""Ids of what no scenario can show, with the reason."""

@@ -16,6 +16,7 @@ from harness.scenario.bare_grammar import BARE
 from harness.scenario.crosscheck import cross_check
 from harness.scenario.explain import explain
 from harness.scenario.model import Scenario
+from harness.scenario.on_kernel import unjudged
 from harness.scenario.problems import Problem, ScenarioError
 from harness.scenario.yaml_marks import MAX_BYTES, REFUSED, Document, read_document
 
@@ -66,7 +67,11 @@ def _guest(document: Document, file: Path) -> tuple[Scenario | None, list[Proble
         scenario = Scenario.model_validate(document.data)
     except ValidationError as error:
         problems += explain(document, file, error)
-    return scenario, problems + cross_check(document, file)
+    problems += cross_check(document, file)
+    for path, reason in () if scenario is None else unjudged(scenario):
+        message = f"expected no {path[-1]} where the kernel cannot run the scenario, found one"
+        problems.append(Problem(file, *document.place(path, key=True), message, reason))
+    return scenario, problems
 
 
 def _bare(document: Document, file: Path) -> tuple[BareScenario | None, list[Problem]]:

@@ -17,7 +17,9 @@ class Names:
         buffers: name to the kind of the step that made it, and the size where it is known.
         mapped: buffers that have had an IOVA.
         ranges: the ranges of iova_alloc.
+        streamed: buffers that a stream_map has named.
         iommufd: open devices that were opened through IOMMUFD.
+        vfio: open devices that were opened through a container.
         inside: what is known in the virtual machine.
     """
 
@@ -27,7 +29,9 @@ class Names:
     buffers: dict[str, tuple[str, int | None]] = field(default_factory=dict)
     mapped: set[str] = field(default_factory=set)
     ranges: set[str] = field(default_factory=set)
+    streamed: set[str] = field(default_factory=set)
     iommufd: set[str] = field(default_factory=set)
+    vfio: set[str] = field(default_factory=set)
     inside: Names | None = None
 
     def child(self) -> Names:
@@ -39,5 +43,7 @@ class Names:
             dict(self.buffers),
             set(self.mapped),
             set(self.ranges),
+            set(self.streamed),
             set(self.iommufd),
+            set(self.vfio),
         )

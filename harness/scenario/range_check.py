@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from harness.scenario.args import Args
 from harness.scenario.args_device import Operate
+from harness.scenario.args_iova import IovaAlloc, IovaLink, IovaLinkEach, StreamArgs
 from harness.scenario.problems import suggest
 from harness.scenario.yaml_marks import Path_
 
@@ -71,6 +72,27 @@ def range_as_buffer(name: str, kind: str) -> tuple[str, str]:
     takes_both = kind in ("dma_read", "dma_write", "mappings", "operate", "expect")
     hint = f"write range: {name}" if takes_both else "a range has no memory: name the buffer that is linked into it"
     return f"expected a buffer, found '{name}', a range", hint
+
+
+def outside_buffer(args: Args, name: str, size: int, *, fails: bool) -> str | None:
+    """What to say of memory that a step names and that is not the buffer's; None when it is.
+
+    A size alone may be any where the step shall fail, and try_alloc reserves IOVAs for memory that is linked later.
+
+    Args:
+        args: the step's arguments.
+        name: the buffer's name.
+        size: its bytes.
+        fails: an error is expected of the step.
+    """
+    if not isinstance(args, IovaAlloc | IovaLink | StreamArgs):
+        return None
+    length = 0 if fails or isinstance(args, IovaAlloc) else args.size
+    count = args.count if isinstance(args, IovaLinkEach) else 1
+    if args.offset < size and args.offset + length * count <= size:
+        return None
+    found = f"offset {args.offset}" + (f" + size {length}" if length else "") + (f" * {count}" if count > 1 else "")
+    return f"expected bytes inside '{name}' of {size} bytes, found {found}"
 
 
 def without_container(kind: str, name: str) -> tuple[str, str] | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
+from harness.oracle_traits import TRAITS
 from harness.scenario.args import (
     Alloc,
     AllocPlain,
@@ -148,7 +149,7 @@ KINDS: dict[str, type[Args]] = {
 }
 """Every kind of step and the model of its arguments."""
 
-ORACLES = ("libusdm", "kernel")
+ORACLES = tuple(TRAITS)
 """What a step can run on beside ``usdm``, by the key that says what that does otherwise."""
 
 NESTED = tuple(kind for kind, model in KINDS.items() if issubclass(model, Nested))

@@ -196,6 +196,33 @@ def test_an_event_that_the_kernel_refuses_leaves_nothing_behind(kernel: Path, mo
     assert list((kernel / "instances").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("symbols", "said"),
+    [
+        (
+            "ffff0 T dma_iova\nffff1 T dma_iova_link_not\n",
+            "has no function dma_iova_link to record; the kernel refuses",
+        ),
+        ("ffff0 T other\nffff1 T dma_iova_link\n", "the kernel refuses the event"),
+    ],
+)
+def test_a_function_that_the_kernel_lacks_is_named(
+    kernel: Path, monkeypatch: pytest.MonkeyPatch, symbols: str, said: str
+) -> None:
+    def write(path: str, text: str, flags: int = 0) -> None:
+        if text.startswith("f:"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    (kernel / "instances").mkdir()
+    (kernel / "kallsyms").write_text(symbols)
+    monkeypatch.setattr(tracefs, "_write", write)
+    monkeypatch.setattr(tracefs, "KALLSYMS", str(kernel / "kallsyms"))
+    with pytest.raises(NotSet) as caught:
+        Recording(("f:harness/x dma_iova_link%return state=$arg2:x64",), (), str(kernel))
+    assert said in str(caught.value)
+    assert str(caught.value).startswith("the kernel refuses") == said.startswith("the kernel refuses")
+
+
 def test_an_instance_that_is_there_already(kernel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is another recording's, which goes on."""
     instance = kernel / "instances" / "harness"

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -93,6 +94,49 @@ def test_a_kernel_is_chosen_on_the_command_line_or_in_the_environment(asked):
     for words, env in ((["--kernel", "6.12"], {}), ([], {"HARNESS_KERNEL": "6.12"})):
         assert invoke("run", *words, **env).exit_code == 0
         assert (asked.options.kernels, asked.options.auto_kernel) == (("6.12",), False)
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What ``fetch`` gets, in order."""
+    got: list[str] = []
+    monkeypatch.setattr("harness.run.resources.fetch_all", lambda options, libraries, say: got.append("all"))
+    monkeypatch.setattr("harness.run.modules.build_image", lambda name, **more: got.append(f"image {name}"))
+
+    def fetch_module(image: object, **more: object) -> SimpleNamespace:
+        got.append("module")
+        return SimpleNamespace(release="7.2")
+
+    monkeypatch.setattr("harness.run.modules.fetch_module", fetch_module)
+    return got
+
+
+MODULE = ["image trixie-7.2", "module"]
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "got"),
+    [
+        ([], {}, ["all"]),
+        (["--module", "7.2"], {}, MODULE),
+        (["--module", "7.2", "--module", "7.2", "--offline"], {}, MODULE),
+        (["--module", "7.2", "--qemu", "11.1"], {}, ["all", *MODULE]),
+        (["--module", "7.2", "--libusdm", "26.08"], {}, ["all", *MODULE]),
+        (["--module", "7.2"], {"HARNESS_KERNEL": "6.12"}, ["all", *MODULE]),
+    ],
+)
+def test_fetch_gets_the_module_alone_where_nothing_else_is_named(
+    fetched: list[str], words: list[str], env: dict[str, str], got: list[str]
+):
+    done = invoke("fetch", *words, **env)
+    assert (done.exit_code, fetched) == (0, got), done.output
+
+
+@pytest.mark.parametrize(("kernel", "said"), [("6.12", "has no dma_iova_*"), ("lab", "loads no modules"), ("9", "'9'")])
+def test_a_wrong_module_is_refused_before_anything_is_fetched(fetched: list[str], kernel: str, said: str):
+    done = invoke("fetch", "--qemu", "11.1", "--module", "7.2", "--module", kernel)
+    assert (done.exit_code, fetched) == (2, [])
+    assert said in done.stderr
 
 
 def test_every_option_of_run_has_an_environment_variable():

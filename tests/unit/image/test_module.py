@@ -98,6 +98,14 @@ def test_the_kernels_that_it_is_for():
     assert "6.12 has no dma_iova_*: they came with 6.16" in str(unsupported(load_recipe("trixie")))
 
 
+def test_the_kernels_are_in_the_order_of_their_releases(monkeypatch: pytest.MonkeyPatch):
+    recipe = load_recipe("trixie-7.2")
+    recipes = {kernel: recipe.model_copy(update={"kernel": kernel}) for kernel in ("10.0", "6.9", "7.2", "6.16")}
+    monkeypatch.setattr(module, "recipe_names", lambda: list(recipes))
+    monkeypatch.setattr(module, "load_recipe", recipes.__getitem__)
+    assert module_kernels() == ["6.16", "7.2", "10.0"]
+
+
 @pytest.mark.parametrize("name", ["trixie", "lab"])
 def test_another_kernel_is_the_users_mistake(pretended: Pretended, name: str):
     image = replace(IMAGE, name=name)

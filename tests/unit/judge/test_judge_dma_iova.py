@@ -181,7 +181,9 @@ def test_a_link_that_failed_is_none() -> None:
 
 def checks(values: dict[str, Any], shapes: str = "") -> dict[str, Check]:
     expect = f"\n    expect: {{shapes: [{shapes}]}}" if shapes else ""
-    text = "title: t\nsource: s\nmachine: {}\nsteps:\n  - trace: {name: t0}\n  - trace_end: {name: t0}" + expect + "\n"
+    needs = 'needs: {kernel: ">=6.16", kernel_options: {FPROBE_EVENTS: true}}'
+    steps = "steps:\n  - trace: {name: t0}\n  - trace_end: {name: t0}"
+    text = f"title: t\nsource: s\nmachine: {{}}\n{needs}\n{steps}{expect}\n"
     evidence = [
         StepEvidence(index=0, kind="trace", args={"name": "t0"}),
         StepEvidence(index=1, kind="trace_end", args={"name": "t0"}, values=values),

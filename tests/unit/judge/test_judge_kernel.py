@@ -8,6 +8,7 @@ from harness.agent import kernel_device
 from harness.judge import judge, judge_both
 from harness.judge.implementations import compare_implementations
 from harness.results import Check, Evidence, Finding, Oracle, StepError, StepEvidence
+from harness.scenario.kernel_differences import KERNEL_DIFFERENCES
 from harness.scenario.model import Scenario
 from usdm import dma_errors, errors
 
@@ -38,6 +39,9 @@ def verdict(step, oracle=KERNEL, **fields):
     return judge(scenario(step), evidence)
 
 
+MEANING = KERNEL_DIFFERENCES["K9"]
+
+
 # ---- what is known
 
 
@@ -45,7 +49,7 @@ def test_a_difference_that_is_seen_is_a_finding():
     found = verdict(KNOWN)
     assert found.passed
     assert found.checks[0].name == "step 0 (iova_free), known as K9"
-    assert found.findings == (Finding(defect="K9", step=0, observed=found.checks[0].observed),)
+    assert found.findings == (Finding(defect="K9", step=0, observed=found.checks[0].observed, meaning=MEANING),)
 
 
 def test_a_difference_that_has_gone_fails():

@@ -6,6 +6,7 @@ import pytest
 
 from harness.judge import judge
 from harness.results import Evidence, Finding, StepError, StepEvidence
+from harness.scenario.defects import DEFECTS
 from harness.scenario.model import Scenario
 
 NEW, OLD = "26.08.0-2", "24.02.0-1"
@@ -38,6 +39,9 @@ def verdict(step, libusdm=NEW, **fields):
     return judge(scenario(step), evidence)
 
 
+MEANING = DEFECTS["D1"]
+
+
 # ---- what is known
 
 
@@ -45,7 +49,7 @@ def test_a_defect_that_is_seen_is_a_finding():
     found = verdict(KNOWN, values=PARTIAL)
     assert found.passed
     assert found.checks[0].name == "step 0 (translate), known as D1"
-    assert found.findings == (Finding(defect="D1", step=0, observed=found.checks[0].observed),)
+    assert found.findings == (Finding(defect="D1", step=0, observed=found.checks[0].observed, meaning=MEANING),)
     assert "3 addresses translated, 1 not" in found.findings[0].observed
 
 

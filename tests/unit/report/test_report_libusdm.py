@@ -124,6 +124,14 @@ def test_the_findings_are_listed_with_their_steps():
     assert "Known differences of the C library" not in paragraphs(PASSED)
 
 
+def test_a_finding_says_what_the_difference_is():
+    meant = FINDINGS[0].model_copy(update={"meaning": "only the first page has no translation any more"})
+    verdict = VERDICT.model_copy(update={"findings": (meant,)})
+    lines = paragraphs(BOTH.model_copy(update={"verdict": verdict}))["Known differences of the C library"].splitlines()
+    said = "only the first page has no translation any more; observed 3 addresses translated, 1 not"
+    assert lines[1:] == [f"  D1, step 0: {said}"]
+
+
 # ---- files
 
 

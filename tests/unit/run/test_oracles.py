@@ -19,10 +19,11 @@ from harness.results import Implementation
 from harness.run import cells, resources
 from harness.run.cells import Cell, choose_kernels, expand, unmet
 from harness.run.options import RunOptions
-from harness.run.oracles import oracle_of, unmet_kernel, unmet_library
+from harness.run.oracles import oracle_of, unmet_library
 from harness.run.resources import Emulation, Resources, with_modules
 from harness.scenario import KINDS, Scenario, parse_scenario
 from harness.scenario.args_iova import IOVA_KINDS
+from harness.scenario.on_kernel import BESIDE, unmet_kernel
 
 EDU = 'machine: {devices: {edu0: {model: edu, at: "02:00.0"}}}'
 ALLOC = "iova_alloc: {device: edu0, as: r, buffer: b, size: 4K}"
@@ -77,15 +78,11 @@ def test_both_is_each_scenarios_own_oracle() -> None:
 @pytest.mark.parametrize("kind", sorted({*KINDS} - {*IOVA_KINDS}))
 def test_every_kind_of_step_is_decided_on(kind: str) -> None:
     """A step that is new either runs on the kernel or is refused by its name; it is never taken for another one."""
-    runs = {
-        *("register", "open", "close", "bus_master", "buffer", "release", "hugepages", "fill", "check", "compare"),
-        *("dma_read", "dma_write", "mappings"),
-    }
     one = scenario(ALLOC)
     (step,) = [step for step in one.steps if step.kind == "bus_master"] or [one.steps[0]]
     other = step.model_copy(update={"kind": kind})
     reason = unmet_kernel(one.model_copy(update={"steps": (*one.steps, other)}))
-    if kind in runs:
+    if kind in BESIDE:
         assert reason is None
     else:
         assert reason is not None
@@ -175,6 +172,30 @@ def test_what_cannot_run_on_the_kernel_asks_for_no_image(prepared: Resources) ->
     one = scenario(ALLOC, "unregister: {device: edu0}")
     assert chosen("both", one, prepared)[0] == "6.12"
     assert chosen("both", scenario(PLAIN), prepared)[0] == "6.12"
+
+
+@pytest.mark.parametrize(("needs", "wanted"), [("{}", True), ("{implementation: usdm}", False)])
+def test_what_is_skipped_for_its_implementation_needs_no_library(
+    needs: str, wanted: bool, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text(text(PLAIN, needs=needs))
+    got: list[bool] = []
+    monkeypatch.setattr(cells, "prepare", lambda options, say, *, guests, library: got.append(library))
+    monkeypatch.setattr(cells, "choose_kernels", lambda cells, options, resources, say: (cells, resources))
+    monkeypatch.setattr(cells, "with_modules", lambda resources, kernels, options, say: resources)
+    cells.prepare_cells(RunOptions(paths=(file,), implementation="both"), pytest.fail)
+    assert got == [wanted]
+
+
+@pytest.mark.parametrize("step", [PLAIN, ALLOC])
+def test_what_is_skipped_for_its_implementation_asks_for_no_image(step: str, prepared: Resources) -> None:
+    one = scenario(step, needs='{kernel: ">=7.0", implementation: usdm}')
+    assert chosen("usdm", one, prepared)[0] == "7.2"
+    kernel, after = chosen("both", one, prepared)
+    assert (kernel, list(after.images)) == ("6.12", ["6.12"])
+    reason = unmet(Cell(one, "11.1", kernel, "x", implementation="both"), after)
+    assert reason is not None
+    assert reason.endswith("needs the implementation usdm, this is both")
 
 
 # ---- the module

@@ -31,12 +31,11 @@ def said(step: str, head: str = HEAD, more: str = "") -> list[str]:
         "iova_link: {range: r, buffer: a, size: 4K}",
         "iova_link: {range: r, buffer: a, offset: 0x10, at: 4080, size: 0, direction: none, attrs: [mmio]}",
         "iova_link_each: {range: r, buffer: a, size: 4K, count: 4, order: scattered}",
-        "iova_link_each: {range: r, buffer: a, size: 4K, count: 7}",
+        "iova_link_each: {range: r, buffer: a, size: 2K, count: 7}",
         "iova_alloc: {device: edu0, as: r, buffer: a, size: 0x8000000000000000}",
         "iova_alloc: {device: edu0, as: other, buffer: a, size: 1}",
         "dma_read: {device: edu0, range: r, offset: -4, size: 4}",
         "mappings: {device: edu0, range: r, offset: 4K, size: 4K}",
-        "stream_unmap: {device: edu0, buffer: a, size: 4K}",
         "dma_limits: {device: edu0, bits: 32, untrusted: true}",
         "fork: {steps: [{iova_destroy: {range: r, size: 4K}}]}",
         "open: {device: q, through: iommufd}",
@@ -121,6 +120,61 @@ def test_mistakes(step: str, message: str) -> None:
     (found,) = said(step)
     assert found.startswith(f"{LINE}:")
     assert message in found
+
+
+@pytest.mark.parametrize(
+    ("step", "found"),
+    [
+        ("iova_link: {range: r, buffer: a, offset: 12K, size: 8K}", "offset 12288 + size 8192"),
+        ("iova_link: {range: r, buffer: a, offset: 16K, size: 0}", "offset 16384"),
+        ("iova_link_each: {range: r, buffer: a, offset: 4K, size: 4K, count: 4}", "offset 4096 + size 4096 * 4"),
+        ("iova_alloc: {device: edu0, as: s, buffer: a, offset: 16K, size: 4K}", "offset 16384"),
+        ("stream_map: {device: edu0, buffer: a, offset: 12K, size: 4097}", "offset 12288 + size 4097"),
+        (
+            "{iova_link: {range: r, buffer: a, offset: 17K, size: 1}, expect: {error: OutsideRange}}",
+            "offset 17408",
+        ),
+    ],
+)
+def test_memory_beyond_the_buffer(step: str, found: str) -> None:
+    (one,) = said(step)
+    assert f"expected bytes inside 'a' of 16384 bytes, found {found}" in one
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "iova_link: {range: r, buffer: a, offset: 12K, size: 4K}",
+        "iova_link_each: {range: r, buffer: a, size: 4K, count: 4}",
+        "iova_alloc: {device: edu0, as: s, buffer: a, offset: 12K, size: 1M}",
+        "{stream_map: {device: edu0, buffer: a, size: 1M}, expect: {error: NoIovaSpace}}",
+        "{stream_unmap: {device: edu0, buffer: a, size: 4K}, expect: {error: NotStreamed}}",
+    ],
+)
+def test_what_is_inside_or_shall_fail(step: str) -> None:
+    assert parse_scenario(f"{HEAD}  - {step}\n", FILE)
+
+
+def test_a_stream_unmap_of_what_was_never_mapped() -> None:
+    step = "stream_unmap: {device: edu0, buffer: a, size: 4K}"
+    (found,) = said(step)
+    assert "9:42 expected a buffer that a stream_map mapped, found 'a' (write a stream_map of it before" in found
+    mapped = "  - stream_map: {device: edu0, buffer: a, size: 4K}\n"
+    assert parse_scenario(f"{HEAD}{mapped}  - {step}\n", FILE)
+    assert parse_scenario(f"{HEAD}{mapped}  - fork: {{steps: [{step}]}}\n".replace(f"[{step}]", f"[{{{step}}}]"), FILE)
+
+
+def test_a_device_that_is_open_otherwise() -> None:
+    step = "open: {device: edu0, through: iommufd}"
+    (found,) = said(step)
+    assert "9:20 expected a device that is not open for through: iommufd, found 'edu0', opened through vfio" in found
+    assert parse_scenario(f"{HEAD}  - close: {{device: edu0}}\n  - {step}\n", FILE)
+
+
+def test_a_buffer_stays_one_when_a_range_wants_its_name() -> None:
+    step = "iova_alloc: {device: edu0, as: a, buffer: a, size: 1}"
+    (found,) = said(step, more="  - fill: {buffer: a, size: 16K, pattern: zero}\n  - release: {buffer: a}\n")
+    assert "expected a new name, found 'a' again" in found
 
 
 def test_a_range_before_any_is_made() -> None:

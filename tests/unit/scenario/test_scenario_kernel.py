@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from scenario_said import FILE, problems_of
 
@@ -11,6 +13,7 @@ HEAD = """\
 title: t
 source: s
 machine: {devices: {edu0: {model: edu, at: "02:00.0"}, nvme0: {model: nvme, at: "03:00.0"}}}
+needs: {kernel: ">=6.16", kernel_options: {FPROBE_EVENTS: true}}
 steps:
 """
 DRIVER, TRACE, END = "kernel_driver: {device: nvme0}", "trace: {name: t}", "trace_end: {name: t}"
@@ -46,11 +49,38 @@ def test_what_is_right_has_its_defaults():
             "expected no replay while 'u' is being recorded",
         ),
         ((TRACE, END, "replay: {device: edu0, trace: t}"), "expected an open device, found 'edu0'"),
+        (("register: {device: nvme0}", DRIVER), "expected a device that is not open for kernel_driver, found 'nvme0'"),
+        (("open: {device: nvme0}", DRIVER), "expected a device that is not open for kernel_driver, found 'nvme0'"),
         ((f"fork: {{steps: [{{{TRACE}}}]}}",), "expected no trace inside another step, found one"),
     ],
 )
 def test_a_mistake_between_steps_is_told(steps: tuple[str, ...], message: str):
     assert message in " | ".join(problem.message for problem in problems_of(text(*steps)))
+
+
+@pytest.mark.parametrize("away", ["close: {device: nvme0}", "unbind: {device: nvme0}"])
+def test_a_device_that_is_not_open_any_more_is_the_kernels(away: str):
+    assert parse_scenario(text("open: {device: nvme0}", away, DRIVER), FILE)
+
+
+@pytest.mark.parametrize(
+    "needs",
+    [
+        "{}",
+        "{kernel_options: {FPROBE_EVENTS: true}}",
+        '{kernel: ">=6.16"}',
+        '{kernel: ">=6.12", kernel_options: {FPROBE_EVENTS: true}}',
+        '{kernel: ">=6.16", kernel_options: {FPROBE_EVENTS: false}}',
+    ],
+)
+def test_a_recording_wants_a_kernel_that_has_the_functions_and_their_events(needs: str):
+    told = re.sub("^needs: .*$", f"needs: {needs}", text(TRACE, END), flags=re.MULTILINE)
+    (found,) = problems_of(told)
+    assert (found.line, found.column) == (6, 5)
+    wanted = 'needs: {kernel: ">=6.16", kernel_options: {FPROBE_EVENTS: true}}'
+    assert found.message == f"expected {wanted} beside trace, found none"
+    assert parse_scenario(told.replace(f"needs: {needs}", wanted), FILE)
+    assert parse_scenario(told.replace(f"needs: {needs}", wanted.replace(">=6.16", ">=7.0, <8")), FILE)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ source: s
 machine:
   {iommu: intel, aw_bits: 39, memory: 1G, vm: true, cpus: 2, kernel_args: [a=b, c],
   devices: {e: {model: edu, at: 02:00.0}, q: {model: qat, at: 03:00.0}, d: {model: nvme, at: 04:00.0}}}
-needs: {qemu: ">=10.0"}
+needs: {qemu: ">=10.0", kernel: ">=6.16", kernel_options: {FPROBE_EVENTS: true}}
 timeout: 2m
 steps:
   - open: {device: e}
@@ -184,7 +184,7 @@ def test_machine_and_needs(scenario: Scenario) -> None:
     assert (machine.iommu, machine.aw_bits, machine.memory, machine.cpus) == ("intel", 39, 1 << 30, 2)
     assert machine.kernel_args == ("a=b", "c")
     assert machine.devices["e"].at == "02:00.0"
-    assert (scenario.needs.qemu, scenario.needs.kernel, scenario.timeout) == (">=10.0", None, 120.0)
+    assert (scenario.needs.qemu, scenario.needs.kernel, scenario.timeout) == (">=10.0", ">=6.16", 120.0)
 
 
 def test_defaults() -> None:

@@ -6,18 +6,19 @@ import re
 from pathlib import Path
 
 import pytest
-from scenario_said import said
+from scenario_said import problems_of, said
 
 from harness.paths import scenarios_dir
-from harness.run.oracles import unmet_kernel
 from harness.scenario import Scenario, find_scenarios, load_scenario, parse_scenario
-from harness.scenario.kernel_differences import KERNEL_DIFFERENCES
+from harness.scenario.kernel_differences import KERNEL_DIFFERENCES, WITHOUT_SCENARIO
+from harness.scenario.on_kernel import unmet_kernel
 
 DOCS = Path(__file__).parents[3] / "docs"
 LOADED = [load_scenario(file) for file in find_scenarios([scenarios_dir()])]
 SCENARIOS = [one for one in LOADED if isinstance(one, Scenario)]
 HEAD = 'title: t\nsource: s\nmachine: {devices: {edu0: {model: edu, at: "02:00.0"}}}\n'
 STEP = "steps:\n  - merge_boundary: {device: edu0}\n"
+OPENED = STEP.replace("  - ", "  - register: {device: edu0}\n  - ", 1)
 
 
 def named(scenario: Scenario) -> set[str]:
@@ -47,15 +48,16 @@ def rows(page: str, heading: str) -> dict[str, str]:
     return {found[1]: found[0] for found in re.finditer(r"^\| (K\d+) \|.*$", text, re.MULTILINE)}
 
 
-def test_the_pages_have_the_same_list() -> None:
-    told = rows("dma-iova.md", "Where the kernel differs")
-    assert list(told) == list(KERNEL_DIFFERENCES)
-    assert set(told) <= set(rows("kernel-dma-iova.md", "Where they differ"))
+def test_the_page_has_every_difference_and_a_scenario_where_there_is_one() -> None:
+    told = rows("kernel-dma-iova.md", "Where they differ")
+    assert list(told) == [f"K{number}" for number in range(1, len(told) + 1)]
+    assert [one for one, row in told.items() if "`iova/" in row] == list(KERNEL_DIFFERENCES)
+    assert [one for one in told if one not in KERNEL_DIFFERENCES] == list(WITHOUT_SCENARIO)
 
 
 @pytest.mark.parametrize("difference", KERNEL_DIFFERENCES)
 def test_the_page_names_scenarios_that_show_it(difference: str) -> None:
-    scenarios = re.findall(r"`(iova/\w+)`", rows("dma-iova.md", "Where the kernel differs")[difference])
+    scenarios = re.findall(r"`(iova/\w+)`", rows("kernel-dma-iova.md", "Where they differ")[difference])
     assert scenarios
     by_id = {scenario.id: named(scenario) for scenario in SCENARIOS}
     assert all(difference in by_id[scenario] for scenario in scenarios)
@@ -63,8 +65,7 @@ def test_the_page_names_scenarios_that_show_it(difference: str) -> None:
 
 def test_what_a_step_says_of_the_kernel() -> None:
     known = "    kernel: {differs: K1, versions: '>=7.2', expect: {returns: 0}}\n"
-    opened = STEP.replace("  - ", "  - register: {device: edu0}\n  - ", 1)
-    scenario = parse_scenario(HEAD + opened + known, "x.yaml")
+    scenario = parse_scenario(HEAD + OPENED + known, "x.yaml")
     assert isinstance(scenario, Scenario)
     _, step = scenario.steps
     assert step.kernel is not None
@@ -72,6 +73,57 @@ def test_what_a_step_says_of_the_kernel() -> None:
     assert (step.kernel.id, step.kernel.expect.returns) == ("K1", 0)
     assert step.kernel.applies("7.2.12+deb13-amd64")
     assert not step.kernel.applies("6.16.3+deb13-amd64")
+
+
+KNOWN = "    kernel: {differs: K1, expect: {returns: 0}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "why"),
+    [
+        (
+            f"needs: {{implementation: usdm}}\n{OPENED}{KNOWN}",
+            (8, 5),
+            "needs: {implementation: usdm} keeps it from running there",
+        ),
+        (
+            f"{OPENED}{KNOWN}  - unregister: {{device: edu0}}\n",
+            (7, 5),
+            "the kernel has nothing for the step unregister: nothing is registered with the kernel",
+        ),
+        (
+            f"{OPENED}  - fork: {{steps: [{{merge_boundary: {{device: edu0}}, kernel: {{differs: K1}}}}]}}\n",
+            (7, 53),
+            "the kernel has nothing for the step fork: a file of the test module belongs to one process",
+        ),
+        (
+            f"needs: {{implementation: libusdm}}\n{OPENED}expect:\n  kernel: {{differs: K1}}\n",
+            (9, 3),
+            "needs: {implementation: libusdm} keeps it from running there",
+        ),
+    ],
+)
+def test_what_no_run_on_the_kernel_could_show(text: str, place: tuple[int, int], why: str) -> None:
+    (found,) = problems_of(HEAD + text)
+    assert ((found.line, found.column), found.hint) == (place, why)
+    assert found.message == "expected no kernel where the kernel cannot run the scenario, found one"
+
+
+def test_what_only_the_kernel_runs_may_say_what_it_does() -> None:
+    assert parse_scenario(f"{HEAD}needs: {{implementation: kernel}}\n{OPENED}{KNOWN}", "x.yaml")
+
+
+@pytest.mark.parametrize(("difference", "why"), WITHOUT_SCENARIO.items())
+def test_what_no_scenario_can_show_is_refused_with_the_reason(difference: str, why: str) -> None:
+    found = problems_of(f"{HEAD}{OPENED}    kernel: {{differs: {difference}}}\n")
+    message = f"expected a difference that a scenario can show, found '{difference}'"
+    assert [(one.message, one.hint) for one in found] == [(message, why)]
+
+
+def test_an_unknown_difference_is_refused_with_what_there_is() -> None:
+    (found,) = problems_of(f"{HEAD}{OPENED}    kernel: {{differs: K999}}\n")
+    assert found.message == "expected the id of a known difference, found 'K999'"
+    assert all(f"{name}: {meaning}" in str(found.hint) for name, meaning in KERNEL_DIFFERENCES.items())
 
 
 @pytest.mark.parametrize(
