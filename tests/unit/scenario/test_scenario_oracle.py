@@ -92,12 +92,14 @@ KNOWN = "    kernel: {differs: K1, expect: {returns: 0}}\n"
             "the kernel has nothing for the step unregister: nothing is registered with the kernel",
         ),
         (
-            f"{OPENED}  - fork: {{steps: [{{merge_boundary: {{device: edu0}}, kernel: {{differs: K1}}}}]}}\n",
+            f"{OPENED}  - fork: {{steps: [{{merge_boundary: {{device: edu0}}, "
+            "kernel: {differs: K1, expect: {returns: 0}}}]}\n",
             (7, 53),
             "the kernel has nothing for the step fork: a file of the test module belongs to one process",
         ),
         (
-            f"needs: {{implementation: libusdm}}\n{OPENED}expect:\n  kernel: {{differs: K1}}\n",
+            f"needs: {{implementation: libusdm}}\n{OPENED}expect:\n"
+            "  kernel: {differs: K1, faults: [{device: edu0, access: read, address: 4096, reason: 6}]}\n",
             (9, 3),
             "needs: {implementation: libusdm} keeps it from running there",
         ),
