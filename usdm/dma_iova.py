@@ -20,7 +20,6 @@ docs/dma-iova.md has the rules; `usdm.dma_device` is the same for Python, where 
 from __future__ import annotations
 
 import errno
-import sys
 
 from usdm import dma_errors, errors
 from usdm.dma_device import DmaDevice, VfioDma
@@ -36,15 +35,9 @@ from usdm.dma_range import (
 )
 from usdm.errors import UsdmError
 from usdm.last import failed as _failed
-from usdm.last import failure as _failure
 from usdm.last import last_error
 from usdm.last import success as _success
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import TypeVar
-
-    Result = TypeVar("Result")
+from usdm.last import told as _told
 
 __all__ = [
     "DMA_ATTR_MMIO",
@@ -84,22 +77,6 @@ _NUMBERS: dict[type[UsdmError], int] = {
     errors.AddressNotAccessible: errno.EFAULT,
     errors.ForkedChild: errno.EPERM,
 }
-
-
-def _told(function: str, error: UsdmError, value: Result) -> Result:
-    for line in (f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())):
-        _log(f"{function}: {line}")
-    return _failure(error, value)
-
-
-def _log(line: str) -> None:
-    if sys.stderr is None:
-        return
-    try:
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        return  # nobody listens any more; `last_error` has it all the same
 
 
 def error_number(error: UsdmError) -> int:

@@ -7,19 +7,11 @@ at run time; the reference decides when it is built. docs/icp-sal-iommu.md has m
 
 from __future__ import annotations
 
-import sys
-
 from usdm import qae_mem
 from usdm.errors import UsdmError
-from usdm.last import failure, success
 from usdm.last import last_error as last_error
+from usdm.last import success, told
 from usdm.remap_size import remap_size
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import TypeVar
-
-    Result = TypeVar("Result")
 
 CPA_STATUS_SUCCESS = 0
 CPA_STATUS_FAIL = -1
@@ -29,23 +21,6 @@ CPA_STATUS_INVALID_PARAM = -4
 CPA_STATUS_FATAL = -5
 CPA_STATUS_UNSUPPORTED = -6
 CPA_STATUS_RESTARTING = -7
-
-
-def _failure(function: str, error: UsdmError, value: Result) -> Result:
-    _log(f"{function}: {type(error).__name__}: {error}")
-    for note in getattr(error, "__notes__", ()):
-        _log(f"{function}: {note}")
-    return failure(error, value)
-
-
-def _log(line: str) -> None:
-    if sys.stderr is None:
-        return
-    try:
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        return  # nobody listens any more; `last_error` has it all the same
 
 
 def icp_sal_iommu_context() -> str | None:
@@ -59,7 +34,7 @@ def icp_sal_iommu_context() -> str | None:
     try:
         context = qae_mem.default_instance().context()
     except UsdmError as error:
-        return _failure("icp_sal_iommu_context", error, None)
+        return told("icp_sal_iommu_context", error, None)
     success()
     return context
 
@@ -77,7 +52,7 @@ def icp_sal_iommu_get_remap_size(size: int) -> int:
     try:
         rounded = remap_size(size)
     except UsdmError as error:
-        return _failure("icp_sal_iommu_get_remap_size", error, 0)
+        return told("icp_sal_iommu_get_remap_size", error, 0)
     success()
     return rounded
 
@@ -104,7 +79,7 @@ def icp_sal_iommu_map(phaddr: int, iova: int, size: int) -> int:
     try:
         qae_mem.default_instance().remap(phaddr, iova, size)
     except UsdmError as error:
-        return _failure("icp_sal_iommu_map", error, CPA_STATUS_FAIL)
+        return told("icp_sal_iommu_map", error, CPA_STATUS_FAIL)
     success()
     return CPA_STATUS_SUCCESS
 
@@ -121,6 +96,6 @@ def icp_sal_iommu_unmap(iova: int, size: int) -> int:
     try:
         qae_mem.default_instance().unremap(iova, size)
     except UsdmError as error:
-        return _failure("icp_sal_iommu_unmap", error, CPA_STATUS_FAIL)
+        return told("icp_sal_iommu_unmap", error, CPA_STATUS_FAIL)
     success()
     return CPA_STATUS_SUCCESS

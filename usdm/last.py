@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from _thread import _local, get_ident  # what threading wraps, without its imports
 
 TYPE_CHECKING = False
@@ -29,6 +30,19 @@ def failure(error: UsdmError, value: Result) -> Result:
     thread.error = error.with_traceback(None)
     failed.add(get_ident())
     return value
+
+
+def told(function: str, error: UsdmError, value: Result) -> Result:
+    """Keep an error, say on standard error which function met it and why, and return the C failure value."""
+    lines = (f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ()))
+    if sys.stderr is not None:
+        try:
+            for line in lines:
+                sys.stderr.write(f"{function}: {line}\n")
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            pass  # nobody listens any more; `last_error` has it all the same
+    return failure(error, value)
 
 
 def success() -> None:

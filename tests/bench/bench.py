@@ -13,6 +13,7 @@ from pathlib import Path
 
 import dma_speed
 import explain_speed
+import iova_kernel
 import iova_speed
 import qat_speed
 from figures import Figure, Figures
@@ -118,8 +119,10 @@ def main() -> None:
             qat_speed.measure(figures, resources, arguments.rounds, Path(scratch), say)
     if arguments.only in (None, "iova"):
         with tempfile.TemporaryDirectory(prefix="harness-bench-") as scratch:
-            lab = prepare(RunOptions(kernels=(KERNEL, iova_speed.LAB), fetch=True), say)
-            iova_speed.measure(figures, lab, arguments.rounds, Path(scratch), say)
+            kernels = (KERNEL, iova_speed.LAB, iova_kernel.KERNEL)
+            several = prepare(RunOptions(kernels=kernels, fetch=True), say)
+            iova_speed.measure(figures, several, arguments.rounds, Path(scratch), say)
+            iova_kernel.measure(figures, several, arguments.rounds, Path(scratch), say)
     if arguments.only in (None, "guests"):
         take(figures, resources, arguments.runs, arguments.suites, virtme=not arguments.no_virtme)
         add_ratios(figures)
