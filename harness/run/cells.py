@@ -217,12 +217,13 @@ def _calls_kernel(cell: Cell) -> bool:
     return _wanted(cell) and unmet_kernel(cell.scenario) is None
 
 
-def unmet(cell: Cell, resources: Resources) -> str | None:
+def unmet(cell: Cell, resources: Resources, *, advise: bool = True) -> str | None:
     """Why a cell has to be skipped, as one line; None when it can run.
 
     Args:
         cell: the cell.
         resources: the builds, images and the library of the run.
+        advise: also look, in recipes and caches, for a kernel that would do; the line then names it.
     """
     if isinstance(cell.scenario, BareScenario):
         return bare_unmet(cell.scenario, resources.emulations[cell.qemu])
@@ -246,7 +247,7 @@ def unmet(cell: Cell, resources: Resources) -> str | None:
         options=image.options,
     )
     if lacking(cell.scenario.needs, image) and _wanted(cell):
-        kernel = kernel_with(cell.scenario.needs)
+        kernel = kernel_with(cell.scenario.needs) if advise else None
         return f"{reason}; --kernel {kernel} is such a kernel" if kernel else reason
     if reason is None and cell.oracle == "kernel":
         return unmet_kernel(cell.scenario) or resources.no_module.get(cell.kernel)

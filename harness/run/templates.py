@@ -183,7 +183,7 @@ def current_keys() -> set[str]:
 def _keys_of(cells: list[Cell], resources: Resources) -> set[str]:
     """The keys of the templates that cells need, without those that a build cannot have."""
     try:
-        return {wanted.key for wanted in needs_of(cells, resources).templates}
+        return {wanted.key for wanted in needs_of(cells, resources, advise=False).templates}
     except ConfigurationError:
         # One at a time takes longer, and loses only the machine that this build lacks something for.
         if len(cells) < 2:
@@ -218,12 +218,13 @@ def find_needs(options: RunOptions, say: Say) -> Needs:
     return needs_of(*prepare_cells(options, say))
 
 
-def needs_of(cells: Iterable[Cell], resources: Resources) -> Needs:
+def needs_of(cells: Iterable[Cell], resources: Resources, *, advise: bool = True) -> Needs:
     """What cells need: the templates of those that are cloned, each once.
 
     Args:
         cells: the cells.
         resources: what was prepared for them.
+        advise: see :func:`harness.run.cells.unmet`.
     """
     needs = Needs([], {})
     by_machine: dict[tuple[MachineSpec, str, str], Wanted] = {}
@@ -232,7 +233,7 @@ def needs_of(cells: Iterable[Cell], resources: Resources) -> Needs:
         if isinstance(cell.scenario, BareScenario):
             continue
         image = resources.images[cell.kernel]
-        reason = unmet(cell, resources)
+        reason = unmet(cell, resources, advise=advise)
         spec = machine_spec(cell.scenario)
         if reason:
             needs.skipped[cell.name] = reason
