@@ -24,6 +24,7 @@ from harness.stopping import stopped_by
 STOP_SECONDS = 1.5
 # A guest that was just being started when the others were killed is caught by a later round.
 _ROUND_SECONDS = 0.05
+_SIGNAL_SECONDS = 0.2
 
 
 class _Event(Enum):
@@ -77,7 +78,9 @@ class Crew:
                     threading.Thread(target=self._work, args=(number,), name=f"cell-{number}", daemon=True).start()
                     self._running += 1
                 while self._running and not self.interrupted and self._error is None:
-                    self._take(self._news.get())
+                    # Not for ever: a signal that comes just before this wait begins does not end it.
+                    with contextlib.suppress(queue.Empty):
+                        self._take(self._news.get(timeout=_SIGNAL_SECONDS))
             finally:
                 self._stop()
         if self._error is not None:

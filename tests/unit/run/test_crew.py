@@ -192,6 +192,19 @@ def test_ctrl_c_while_cells_wait_for_a_lock(emulators: Emulators, tmp_path: Path
     assert crew.left == []
 
 
+def test_a_signal_that_does_not_wake_the_main_thread(emulators: Emulators):
+    """Another thread takes it, as happens too when it comes just before the main thread's wait begins."""
+
+    def run_one(index: int) -> CellResult:
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        emulators.boot()
+        return cell(index)
+
+    crew = Crew(run_one)
+    crew.run(range(2), 1)
+    assert (crew.interrupted, emulators.running, crew.left) == (True, 0, [])
+
+
 def test_ctrl_c_while_another_process_has_the_lock(emulators: Emulators, tmp_path: Path):
     with waiting_lock(tmp_path / "lock"):
 
