@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 
@@ -16,6 +17,7 @@ _MAP_NORESERVE = 0x4000
 _MAP_HUGE_2MB = 0x40000 | 21 << 26
 _MADV_POPULATE_WRITE = 23
 _MADV_COLLAPSE = 25
+_TRIES = 100
 _PROT_NONE = 0
 _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 
@@ -38,8 +40,13 @@ def _map(size: int, protection: int, flags: int, fd: int = -1, address: int | No
 
 
 def _madvise(address: int, size: int, advice: int) -> None:
-    if _libc_madvise(address, size, advice):
-        raise NoMemory(f"madvise {advice} of {size} bytes: {os.strerror(ctypes.get_errno())}")
+    for _ in range(_TRIES):
+        if not _libc_madvise(address, size, advice):
+            return
+        if ctypes.get_errno() != errno.EAGAIN:
+            break
+        # madvise(2): the kernel had a page of them elsewhere for a moment, and may be asked again.
+    raise NoMemory(f"madvise {advice} of {size} bytes: {os.strerror(ctypes.get_errno())}")
 
 
 def take(size: int, backing: str, align: int = 4096) -> int:

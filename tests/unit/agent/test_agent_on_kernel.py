@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from harness.agent.believed import believed
 from harness.agent.context import Context
 from harness.agent.ledger import NotedCalls
 from harness.agent.on_kernel import OnKernel, State
+from harness.agent.outcome import NoMemory
 from harness.agent.steps_device import open_, register
 from harness.agent.steps_memory import buffer, release
 
@@ -155,3 +157,22 @@ def test_what_the_kernel_maps_nobody_can_say(context: Context) -> None:
 
 def test_nothing_is_promised_of_it(context: Context) -> None:
     assert context.api.promises(3) == ([], [])
+
+
+@pytest.mark.parametrize(("answers", "raised"), [([11, 11, 0], False), ([12], True), ([11] * 200, True)])
+def test_the_kernel_is_asked_again_where_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, answers: list[int], raised: bool
+) -> None:
+    left = iter(answers)
+
+    def madvise(*_: int) -> int:
+        ctypes.set_errno(number := next(left))
+        return -1 if number else 0
+
+    monkeypatch.setattr(own_memory, "_libc_madvise", madvise)
+    if raised:
+        with pytest.raises(NoMemory, match="madvise 25 of 4096 bytes: "):
+            own_memory._madvise(0, 4096, 25)
+    else:
+        own_memory._madvise(0, 4096, 25)
+        assert list(left) == []
