@@ -55,12 +55,9 @@ def find_image(name: str) -> Image:
         InfrastructureError: there is no image of it; or it was damaged.
     """
     recipe = load_recipe(name)
-    recipe_key = _recipe_key(recipe)
-    for entry in cache.entries(_KIND):
-        if entry.facts.get("recipe") == recipe_key:
-            found = cache.find(_KIND, entry.key)
-            if found is not None:
-                return _image(found)
+    found = cache.find_made_from(_KIND, _recipe_key(recipe))
+    if found is not None:
+        return _image(found)
     raise InfrastructureError(
         f"the image '{name}' is not in the cache, or its recipe has changed since it was built",
         hint=f"build it with 'harness image build {name}', or run with --fetch"

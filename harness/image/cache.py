@@ -127,6 +127,24 @@ def entries(kind: str) -> list[Entry]:
     return sorted((entry for entry in found if entry), key=lambda entry: entry.created, reverse=True)
 
 
+def find_made_from(kind: str, recipe: str) -> Entry | None:
+    """The newest entry that was made from a recipe as it is now, every byte verified, or None.
+
+    Args:
+        kind: the entry's kind.
+        recipe: the key of the recipe, which is the fact ``recipe`` of what was made from it.
+
+    Raises:
+        DamagedEntryError: as :func:`find`.
+    """
+    for entry in entries(kind):
+        if entry.facts.get("recipe") == recipe:
+            found = find(kind, entry.key)
+            if found is not None:
+                return found
+    return None
+
+
 def store(kind: str, key: str, fill: Callable[[Path], dict[str, object]], say: Say | None = None) -> Entry:
     """Make an entry unless another process has made it meanwhile.
 

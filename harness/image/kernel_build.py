@@ -79,13 +79,8 @@ def find_kernel(source: Source) -> Kernel | None:
         ConfigurationError: a fragment is missing or wrong.
         InfrastructureError: it was damaged.
     """
-    wanted = recipe_key(source)
-    for entry in cache.entries(KIND):
-        if entry.facts.get("recipe") == wanted:
-            found = cache.find(KIND, entry.key)
-            if found is not None:
-                return _kernel(found)
-    return None
+    found = cache.find_made_from(KIND, recipe_key(source))
+    return None if found is None else _kernel(found)
 
 
 def get_kernel(recipe: Recipe, source: Source, *, mirror: str | None, say: Say, refresh: bool) -> Kernel:

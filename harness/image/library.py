@@ -93,12 +93,9 @@ def find_library(name: str) -> Library:
         ConfigurationError: there is no such recipe, or it is wrong.
         InfrastructureError: it is not in the cache, or was damaged.
     """
-    recipe = load_library_recipe(name)
-    for entry in cache.entries(_KIND):
-        if entry.facts.get("recipe") == _recipe_key(recipe):
-            found = cache.find(_KIND, entry.key)
-            if found is not None:
-                return _library(found)
+    found = cache.find_made_from(_KIND, _recipe_key(load_library_recipe(name)))
+    if found is not None:
+        return _library(found)
     raise InfrastructureError(
         f"the library libusdm {name} is not in the cache",
         hint=f"get it with 'harness fetch --libusdm {name}', or run with --fetch",

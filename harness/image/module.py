@@ -78,12 +78,9 @@ def find_module(image: Image) -> Module:
         InfrastructureError: it is not in the cache, or was damaged.
     """
     recipe = _recipe(image)
-    wanted = _recipe_key(image)
-    for entry in cache.entries(KIND):
-        if entry.facts.get("recipe") == wanted:
-            found = cache.find(KIND, entry.key)
-            if found is not None:
-                return _module(found)
+    found = cache.find_made_from(KIND, _recipe_key(image))
+    if found is not None:
+        return _module(found)
     raise InfrastructureError(
         f"the test module for kernel {image.kernel_release} is not in the cache, or its source has changed",
         hint=f"build it with 'harness fetch --module {recipe.kernel}', or run with --fetch",
