@@ -5,22 +5,16 @@ The program that measures is ``dma_in_guest.py``.
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from figures import Figure, Figures
 from guests import KERNEL, QEMU
+from programs import run_in_clone
 
-from harness.deadline import Deadline
-from harness.guest.freeze import get_template
-from harness.guest.guest import running_guest
 from harness.machine.spec import DeviceSpec, MachineSpec
 from harness.run.resources import Resources
 
-_BOOT_SECONDS = 120.0
 _ROUND_SECONDS = 120.0
 _DEVICES = {"pf": "02:00.0", "vf": "02:01.2"}
 _MACHINE = MachineSpec(
@@ -41,17 +35,9 @@ def measure(figures: Figures, resources: Resources, rounds: int, scratch: Path, 
     """
     folder = scratch / "dma-speed"
     folder.mkdir()
+    say(f"NVMe, {rounds} rounds in one guest")
     plan = resources.plan(_MACHINE, QEMU, KERNEL, folder)
-    plan = replace(plan, template=get_template(plan, _BOOT_SECONDS, say))
-    with running_guest(plan, _BOOT_SECONDS, lambda stage: None) as guest:
-        say(f"NVMe, {rounds} rounds in one guest")
-        deadline = Deadline.after(rounds * _ROUND_SECONDS)
-        guest.start_worker(deadline)
-        guest.find_devices(deadline)
-        options = shlex.quote(json.dumps({"rounds": rounds, "devices": _DEVICES}))
-        result = guest.run(f"python3 -I - {options}", deadline, stdin=_PROGRAM.read_bytes())
-    if result.status:
-        raise RuntimeError(f"{_PROGRAM.name} failed in the guest: {result.stderr.decode(errors='replace')}")
-    for row, values in json.loads(result.stdout).items():
+    options = {"rounds": rounds, "devices": _DEVICES}
+    for row, values in run_in_clone(plan, _PROGRAM, options, rounds * _ROUND_SECONDS, say).items():
         for value in values:
             figures.add(Figure(f"NVMe {row}", "/s"), value)

@@ -7,26 +7,20 @@ The program that measures is ``iova_kernel_in_guest.py``.
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from figures import Figure, Figures
 from guests import QEMU
 from iova_kernel_in_guest import RANGE, STREAM
+from programs import run_in_clone
 
-from harness.deadline import Deadline
-from harness.guest.freeze import get_template
-from harness.guest.guest import running_guest
 from harness.machine.spec import DeviceSpec, MachineSpec
 from harness.run.resources import Resources
 
 KERNEL = "7.2"
 """The kernel that the resources must have an image of."""
 
-_BOOT_SECONDS = 120.0
 _ROUND_SECONDS = 60.0
 _DEVICE = "02:00.0"
 _MACHINE = MachineSpec(devices=(DeviceSpec("nvme0", "nvme", _DEVICE),))
@@ -48,18 +42,10 @@ def measure(figures: Figures, resources: Resources, rounds: int, scratch: Path, 
     """
     folder = scratch / "iova-kernel"
     folder.mkdir()
+    say(f"the kernel's own mappings, kernel {KERNEL}, {rounds} rounds in one guest")
     plan = resources.plan(_MACHINE, QEMU, KERNEL, folder)
-    plan = replace(plan, template=get_template(plan, _BOOT_SECONDS, say))
-    with running_guest(plan, _BOOT_SECONDS, lambda stage: None) as guest:
-        say(f"the kernel's own mappings, kernel {KERNEL}, {rounds} rounds in one guest")
-        deadline = Deadline.after(_ROUND_SECONDS * (rounds + 2))
-        guest.start_worker(deadline)
-        guest.find_devices(deadline)
-        options = shlex.quote(json.dumps({"rounds": rounds, "device": _DEVICE}))
-        result = guest.run(f"python3 -I - {options}", deadline, stdin=_PROGRAM.read_bytes())
-    if result.status:
-        raise RuntimeError(f"{_PROGRAM.name} failed in the guest: {result.stderr.decode(errors='replace')}")
-    add_rows(figures, json.loads(result.stdout))
+    options = {"rounds": rounds, "device": _DEVICE}
+    add_rows(figures, run_in_clone(plan, _PROGRAM, options, _ROUND_SECONDS * (rounds + 2), say))
 
 
 def add_rows(figures: Figures, measured: dict[str, list[dict[str, float]]]) -> None:

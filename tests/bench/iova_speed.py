@@ -5,23 +5,17 @@ The program that measures is ``iova_in_guest.py``. It runs on the stock kernel, 
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from figures import Figure, Figures
 from guests import KERNEL, QEMU
+from programs import run_in_clone
 
-from harness.deadline import Deadline
-from harness.guest.freeze import get_template
-from harness.guest.guest import running_guest
 from harness.machine.spec import DeviceSpec, MachineSpec
 from harness.run.resources import Resources
 
 LAB = "lab"
-_BOOT_SECONDS = 120.0
 _ROUND_SECONDS = 60.0
 _DEVICE = "02:00.0"
 _MACHINE = MachineSpec(devices=(DeviceSpec("edu0", "edu", _DEVICE),))
@@ -41,18 +35,10 @@ def measure(figures: Figures, resources: Resources, rounds: int, scratch: Path, 
     for kernel, backends in ((KERNEL, ["VFIO"]), (LAB, ["VFIO", "IOMMUFD"])):
         folder = scratch / f"iova-speed-{kernel}"
         folder.mkdir()
+        say(f"ranges of IOVAs, kernel {kernel}, {rounds} rounds in one guest")
         plan = resources.plan(_MACHINE, QEMU, kernel, folder)
-        plan = replace(plan, template=get_template(plan, _BOOT_SECONDS, say))
-        with running_guest(plan, _BOOT_SECONDS, lambda stage: None) as guest:
-            say(f"ranges of IOVAs, kernel {kernel}, {rounds} rounds in one guest")
-            deadline = Deadline.after(_ROUND_SECONDS * (rounds + 2))
-            guest.start_worker(deadline)
-            guest.find_devices(deadline)
-            options = shlex.quote(json.dumps({"rounds": rounds, "device": _DEVICE, "backends": backends}))
-            result = guest.run(f"python3 -I - {options}", deadline, stdin=_PROGRAM.read_bytes())
-        if result.status:
-            raise RuntimeError(f"{_PROGRAM.name} failed in the guest: {result.stderr.decode(errors='replace')}")
-        add_rows(figures, kernel, json.loads(result.stdout))
+        options = {"rounds": rounds, "device": _DEVICE, "backends": backends}
+        add_rows(figures, kernel, run_in_clone(plan, _PROGRAM, options, _ROUND_SECONDS * (rounds + 2), say))
 
 
 def add_rows(figures: Figures, kernel: str, measured: dict[str, dict[str, dict[str, list[float]]]]) -> None:
