@@ -42,13 +42,33 @@ def test_a_difference_that_no_scenario_names_fails(tmp_path: Path):
 
 
 @pytest.mark.timeout(600)
-def test_a_defect_that_is_not_seen_any_more_fails(tmp_path: Path):
-    expect = "  - unmap: {buffer: a, size: 8K}\n    expect: {returns: 0}\n"
-    gone = expect + "    libusdm: {defect: D6, expect: {error: CFailure, returns: -1}}\n"
-    file = changed(tmp_path, "usdm/type1v2_container.yaml", expect, gone)
-    (cell,) = run(tmp_path / "out", file, on="libusdm")
+@pytest.mark.parametrize(
+    ("scenario", "expect", "on", "known", "instead"),
+    [
+        (
+            "usdm/type1v2_container.yaml",
+            "  - unmap: {buffer: a, size: 8K}\n    expect: {returns: 0}\n",
+            "libusdm",
+            "D6",
+            "{defect: D6, expect: {error: CFailure, returns: -1}}",
+        ),
+        (
+            "iova/hole.yaml",
+            "  - iova_sync: {range: r0, size: 4K}\n    expect: {returns: 0}\n",
+            "kernel",
+            "K14",
+            "{differs: K14, expect: {error: KernelRefused, returns: -2}}",
+        ),
+    ],
+    ids=["libusdm", "kernel"],
+)
+def test_what_is_known_and_not_seen_any_more_fails(
+    tmp_path: Path, scenario: str, expect: str, on: Implementation, known: str, instead: str
+):
+    file = changed(tmp_path, scenario, expect, f"{expect}    {on}: {instead}\n")
+    (cell,) = run(tmp_path / "out", file, on=on)
     assert cell.outcome is Outcome.FAIL, cell_text(cell)
-    assert "known as D6" in cell.message
+    assert f"known as {known}" in cell.message
 
 
 @pytest.mark.timeout(600)
@@ -62,16 +82,6 @@ def test_a_difference_of_the_kernel_that_no_scenario_names_fails(tmp_path: Path)
     names = {check.name.partition(": ")[0] for check in failed}
     assert names == {"kernel", f"both do step {failed[0].step} (iova_sync)"}
     assert cell.verdict.findings == ()
-
-
-@pytest.mark.timeout(600)
-def test_a_difference_of_the_kernel_that_is_not_seen_any_more_fails(tmp_path: Path):
-    expect = "  - iova_sync: {range: r0, size: 4K}\n    expect: {returns: 0}\n"
-    gone = expect + "    kernel: {differs: K14, expect: {error: KernelRefused, returns: -2}}\n"
-    file = changed(tmp_path, "iova/hole.yaml", expect, gone)
-    (cell,) = run(tmp_path / "out", file, on="kernel")
-    assert cell.outcome is Outcome.FAIL, cell_text(cell)
-    assert "known as K14" in cell.message
 
 
 @pytest.mark.timeout(600)
