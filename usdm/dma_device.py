@@ -170,6 +170,9 @@ class DmaDevice:
     def free(self, state: DmaIovaState) -> None:
         """Give the IOVAs of a range back, in which nothing is linked.
 
+        Args:
+            state: the range's state.
+
         Raises:
             NoRange, WrongDevice, ForkedChild: As `link`.
             StillLinked: Something is linked.
@@ -217,6 +220,12 @@ class DmaDevice:
 
         The device sees whole granules.
 
+        Args:
+            virt: the memory's virtual address.
+            size: bytes.
+            direction: what the device may do with it.
+            attrs: `DMA_ATTR_...`, or 0.
+
         Raises:
             BadArgument, NullAddress, BadDirection, BadAttributes: As `link`.
             BadSize, TooLarge, NotRegistered, NoIommuMode, NoIovaSpace, DomainEnded, ForkedChild: As `try_alloc`.
@@ -241,6 +250,12 @@ class DmaDevice:
 
     def unmap_single(self, addr: int, size: int, direction: int, attrs: int = 0) -> None:
         """End a mapping of `map_single`, which had this IOVA, size and direction.
+
+        Args:
+            addr: the IOVA that `map_single` returned.
+            size: bytes, as they were mapped.
+            direction: as it was mapped.
+            attrs: `DMA_ATTR_...`, or 0.
 
         Raises:
             BadArgument, BadDirection, BadAttributes: As `link`.

@@ -95,6 +95,12 @@ def _device(dev: DmaDevice) -> DmaDevice:
 def dma_iova_try_alloc(dev: DmaDevice, state: DmaIovaState, virt: int, size: int) -> bool:
     """Try to reserve IOVAs: `DmaDevice.try_alloc`.
 
+    Args:
+        dev: the device.
+        state: the range's state, `struct dma_iova_state`.
+        virt: the virtual address of the memory that will be linked at 0.
+        size: bytes.
+
     Returns:
         False when the range cannot be had: use the streaming API. `state` is as before then.
     """
@@ -124,6 +130,15 @@ def dma_iova_link(
 ) -> int:
     """Put memory into a range: `DmaDevice.link`.
 
+    Args:
+        dev: the device.
+        state: the range's state, `struct dma_iova_state`.
+        virt: the memory's virtual address.
+        offset: bytes from the start of the range.
+        size: bytes.
+        dir: `DMA_BIDIRECTIONAL`, `DMA_TO_DEVICE` or `DMA_FROM_DEVICE`.
+        attrs: `DMA_ATTR_...`, or 0.
+
     Returns:
         0, or a negative error number: -EIO for memory that is not at the merge boundary, -EADDRINUSE for an overlap,
         -EPERM and -EOPNOTSUPP for an untrusted device, otherwise -EINVAL.
@@ -146,6 +161,12 @@ def dma_iova_link(
 def dma_iova_sync(dev: DmaDevice, state: DmaIovaState, offset: int, size: int) -> int:
     """Have the device see links: `DmaDevice.sync`.
 
+    Args:
+        dev: the device.
+        state: the range's state, `struct dma_iova_state`.
+        offset: bytes from the start of the range.
+        size: bytes.
+
     Returns:
         0, or a negative error number: that of the kernel where it refused a mapping, -ENOENT where nothing is linked,
         otherwise -EINVAL.
@@ -160,7 +181,16 @@ def dma_iova_sync(dev: DmaDevice, state: DmaIovaState, offset: int, size: int) -
 
 
 def dma_iova_unlink(dev: DmaDevice, state: DmaIovaState, offset: int, size: int, dir: int, attrs: int = 0) -> None:
-    """Take links out of a range: `DmaDevice.unlink`. What was refused is in `last_error`."""
+    """Take links out of a range: `DmaDevice.unlink`. What was refused is in `last_error`.
+
+    Args:
+        dev: the device.
+        state: the range's state, `struct dma_iova_state`.
+        offset: bytes from the start of the range.
+        size: bytes.
+        dir: `DMA_BIDIRECTIONAL`, `DMA_TO_DEVICE` or `DMA_FROM_DEVICE`.
+        attrs: `DMA_ATTR_...`, or 0.
+    """
     try:
         _device(dev).unlink(state, offset, size, dir, attrs)
     except UsdmError as error:
@@ -171,7 +201,12 @@ def dma_iova_unlink(dev: DmaDevice, state: DmaIovaState, offset: int, size: int,
 
 
 def dma_iova_free(dev: DmaDevice, state: DmaIovaState) -> None:
-    """Give the IOVAs of a range back, in which nothing is linked: `DmaDevice.free`. See `last_error`."""
+    """Give the IOVAs of a range back, in which nothing is linked: `DmaDevice.free`. See `last_error`.
+
+    Args:
+        dev: the device.
+        state: the range's state, `struct dma_iova_state`.
+    """
     try:
         _device(dev).free(state)
     except UsdmError as error:
@@ -182,7 +217,15 @@ def dma_iova_free(dev: DmaDevice, state: DmaIovaState) -> None:
 
 
 def dma_iova_destroy(dev: DmaDevice, state: DmaIovaState, mapped_len: int, dir: int, attrs: int = 0) -> None:
-    """Unlink everything by one call to the kernel, and free the range: `DmaDevice.destroy`. See `last_error`."""
+    """Unlink everything by one call to the kernel, and free the range: `DmaDevice.destroy`. See `last_error`.
+
+    Args:
+        dev: the device.
+        state: the range's state, `struct dma_iova_state`.
+        mapped_len: bytes that are linked, from the start of the range; 0 when nothing is.
+        dir: `DMA_BIDIRECTIONAL`, `DMA_TO_DEVICE` or `DMA_FROM_DEVICE`.
+        attrs: `DMA_ATTR_...`, or 0.
+    """
     try:
         _device(dev).destroy(state, mapped_len, dir, attrs)
     except UsdmError as error:
@@ -193,7 +236,11 @@ def dma_iova_destroy(dev: DmaDevice, state: DmaIovaState, mapped_len: int, dir: 
 
 
 def dma_get_merge_boundary(dev: DmaDevice) -> int:
-    """Return the merge boundary, 4095: links begin and end at multiples of one more. 0 for what is no device."""
+    """Return the merge boundary, 4095: links begin and end at multiples of one more. 0 for what is no device.
+
+    Args:
+        dev: the device.
+    """
     try:
         boundary = _device(dev).merge_boundary
     except UsdmError as error:
@@ -205,6 +252,13 @@ def dma_get_merge_boundary(dev: DmaDevice) -> int:
 
 def dma_map_single(dev: DmaDevice, virt: int, size: int, dir: int, attrs: int = 0) -> int:
     """Map memory at once: `DmaDevice.map_single`.
+
+    Args:
+        dev: the device.
+        virt: the memory's virtual address.
+        size: bytes.
+        dir: `DMA_BIDIRECTIONAL`, `DMA_TO_DEVICE` or `DMA_FROM_DEVICE`.
+        attrs: `DMA_ATTR_...`, or 0.
 
     Returns:
         The IOVA, or `DMA_MAPPING_ERROR`.
@@ -219,7 +273,15 @@ def dma_map_single(dev: DmaDevice, virt: int, size: int, dir: int, attrs: int = 
 
 
 def dma_unmap_single(dev: DmaDevice, addr: int, size: int, dir: int, attrs: int = 0) -> None:
-    """End a mapping of `dma_map_single`: `DmaDevice.unmap_single`. See `last_error`."""
+    """End a mapping of `dma_map_single`: `DmaDevice.unmap_single`. See `last_error`.
+
+    Args:
+        dev: the device.
+        addr: the IOVA that `dma_map_single` returned.
+        size: bytes.
+        dir: `DMA_BIDIRECTIONAL`, `DMA_TO_DEVICE` or `DMA_FROM_DEVICE`.
+        attrs: `DMA_ATTR_...`, or 0.
+    """
     try:
         _device(dev).unmap_single(addr, size, dir, attrs)
     except UsdmError as error:
@@ -230,5 +292,10 @@ def dma_unmap_single(dev: DmaDevice, addr: int, size: int, dir: int, attrs: int 
 
 
 def dma_mapping_error(dev: DmaDevice, addr: int) -> bool:
-    """Tell whether `dma_map_single` failed. `last_error` stays as it is."""
+    """Tell whether `dma_map_single` failed. `last_error` stays as it is.
+
+    Args:
+        dev: the device.
+        addr: what `dma_map_single` returned.
+    """
     return addr == DMA_MAPPING_ERROR

@@ -73,6 +73,11 @@ def icp_sal_iommu_map(phaddr: int, iova: int, size: int) -> int:
     * The domain is that of the registered container, for all its devices and for no other; the reference has one
       domain for all devices.
 
+    Args:
+        phaddr: the physical address, a multiple of the page size.
+        iova: where the entry goes, a multiple of the page size.
+        size: bytes, whole pages.
+
     Returns:
         `CPA_STATUS_SUCCESS`, or `CPA_STATUS_FAIL`: nothing was changed then.
     """
@@ -89,6 +94,10 @@ def icp_sal_iommu_unmap(iova: int, size: int) -> int:
 
     Only whole entries go: a range that cuts one, or has none, fails and changes nothing. The reference leaves that to
     the kernel: driver 4.8 succeeds when less was unmapped than asked for, 4.24 fails then, with a part unmapped.
+
+    Args:
+        iova: where the entry begins.
+        size: bytes, as they were mapped.
 
     Returns:
         `CPA_STATUS_SUCCESS`, or `CPA_STATUS_FAIL`.

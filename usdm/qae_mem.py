@@ -98,6 +98,9 @@ def qaeAtFork() -> None:
 def qaeMemAlloc(memsize: int) -> int | None:
     """Allocate ordinary memory.
 
+    Args:
+        memsize: bytes.
+
     Returns:
         Its address, or None.
     """
@@ -111,7 +114,11 @@ def qaeMemAlloc(memsize: int) -> int | None:
 
 
 def qaeMemFree(ptr: Pointer | None) -> None:
-    """Free memory of `qaeMemAlloc` and set the pointer to NULL; a refused pointer stays."""
+    """Free memory of `qaeMemAlloc` and set the pointer to NULL; a refused pointer stays.
+
+    Args:
+        ptr: a reference to the address that `qaeMemAlloc` returned.
+    """
     try:
         _driver.free_plain(_address(ptr))
     except UsdmError as error:
@@ -123,6 +130,11 @@ def qaeMemFree(ptr: Pointer | None) -> None:
 
 def qaeMemAllocNUMA(size: int, node: int, phys_alignment_byte: int) -> int | None:
     """Allocate DMA-able memory: `size` from 1 to 64 MiB, alignment a power of two up to 4 MiB.
+
+    Args:
+        size: bytes.
+        node: the NUMA node; -1 is any.
+        phys_alignment_byte: what the IOVA is a multiple of.
 
     Returns:
         Its virtual address, or None.
@@ -137,12 +149,20 @@ def qaeMemAllocNUMA(size: int, node: int, phys_alignment_byte: int) -> int | Non
 
 
 def qaeMemFreeNUMA(ptr: Pointer | None) -> None:
-    """Clear and free memory of `qaeMemAllocNUMA` and set the pointer to NULL; a refused pointer stays (A3)."""
+    """Clear and free memory of `qaeMemAllocNUMA` and set the pointer to NULL; a refused pointer stays (A3).
+
+    Args:
+        ptr: a reference to the address that `qaeMemAllocNUMA` returned.
+    """
     _free(ptr, True)
 
 
 def qaeMemFreeNonZeroNUMA(ptr: Pointer | None) -> None:
-    """As `qaeMemFreeNUMA`, without clearing the memory."""
+    """As `qaeMemFreeNUMA`, without clearing the memory.
+
+    Args:
+        ptr: a reference to the address that `qaeMemAllocNUMA` returned.
+    """
     _free(ptr, False)
 
 
@@ -160,6 +180,9 @@ def _free(ptr: Pointer | None, zero: bool) -> None:
 def qaeVirtToPhysNUMA(pVirtAddr: int | None) -> int:
     """Translate a virtual address.
 
+    Args:
+        pVirtAddr: a virtual address.
+
     Returns:
         The IOVA, or 0.
     """
@@ -174,6 +197,9 @@ def qaeVirtToPhysNUMA(pVirtAddr: int | None) -> int:
 
 def qaePhysToVirtNUMA(physAddress: int) -> int | None:
     """Translate an IOVA.
+
+    Args:
+        physAddress: an IOVA.
 
     Returns:
         The virtual address, or None.
@@ -206,6 +232,9 @@ def qaeRegisterDevice(fd: int) -> int:
 def qaeUnregisterDevice(fd: int) -> int:
     """Undo one registration.
 
+    Args:
+        fd: the container's descriptor.
+
     Returns:
         0, or 1 on failure.
     """
@@ -219,6 +248,10 @@ def qaeUnregisterDevice(fd: int) -> int:
 
 def qaeMemMapContiguousIova(virt: int | None, size: int) -> int:
     """Map memory of the program, up to 2 GiB, at one contiguous IOVA range.
+
+    Args:
+        virt: the memory's virtual address, a multiple of the page size.
+        size: bytes, whole pages.
 
     Returns:
         The first IOVA, a multiple of 2 MiB, or 0.
@@ -234,6 +267,10 @@ def qaeMemMapContiguousIova(virt: int | None, size: int) -> int:
 
 def qaeMemUnmapContiguousIova(virt: int | None, size: int) -> int:
     """End a mapping of `qaeMemMapContiguousIova`, given its address and its whole size.
+
+    Args:
+        virt: the address that was mapped.
+        size: bytes, as they were mapped.
 
     Returns:
         0, or 1 on failure.

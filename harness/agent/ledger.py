@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from _thread import allocate_lock  # what threading wraps, without its imports
+
 from harness.agent.intervals import Intervals
 from usdm.limits import IOVA_SLAB_SIZE
 
@@ -30,6 +32,7 @@ class NotedCalls:
         self.api = api
         self._count = 0
         self._promised = Promises() if api.name == "libusdm" else None
+        self._noting = allocate_lock()
 
     def is_absent(self, error: Exception) -> bool:
         """See `Implementation`."""
@@ -37,22 +40,26 @@ class NotedCalls:
 
     def call(self, function: str, *arguments: Any) -> tuple[Any, Exception | None]:
         """See `Implementation`."""
-        promised = self._promised
-        if promised is None and function not in _REGISTRATION:
+        if self._promised is None and function not in _REGISTRATION:
             return self.api.call(function, *arguments)
         # A function that frees takes the pointer's value away.
         given = [getattr(argument, "value", argument) for argument in arguments]
         value, error = self.api.call(function, *arguments)
         if error is None:
-            was = self.fd
-            self._registered(function, value, given)
-            if promised is not None:
-                promised.note(function, value, given)
-                if was is None and self.fd is not None:
-                    promised.begin()
-                elif function == "qaeMemDestroy" or (was is not None and self.fd is None):
-                    promised.end(whole=function == "qaeMemDestroy")
+            # Several threads may call at once; only what they came to is noted one after the other.
+            with self._noting:
+                self._note(function, value, given)
         return value, error
+
+    def _note(self, function: str, value: Any, given: list[Any]) -> None:
+        was, promised = self.fd, self._promised
+        self._registered(function, value, given)
+        if promised is not None:
+            promised.note(function, value, given)
+            if was is None and self.fd is not None:
+                promised.begin()
+            elif function == "qaeMemDestroy" or (was is not None and self.fd is None):
+                promised.end(whole=function == "qaeMemDestroy")
 
     def _registered(self, function: str, value: Any, given: list[Any]) -> None:
         if function == "qaeRegisterDevice" and value == 0:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from usdm.qae_mem import Pointer
 
-FILE = "/run/payload/lib/libusdm.so"
+FILE = "/run/libusdm.so"
+"""Where the host puts it (`harness/agent/brought.py`)."""
 
 _POINTER, _SIZE, _INT, _U64 = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_uint64
 _CELL = ctypes.POINTER(ctypes.c_void_p)

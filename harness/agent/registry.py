@@ -38,6 +38,7 @@ MODULES = {
     "steps_vm": ("pass_through", "in_vm", "_vm_start"),
     "requests": ("_begin", "_end"),
     "believed": ("_believed",),
+    "brought": ("_library", "_module"),
 }
 """Modules of this package, each with a `STEPS`, and the kinds in it; `_` begins requests of the harness itself."""
 

@@ -99,7 +99,8 @@ def step_trace(step: StepEvidence) -> tuple[str, ...]:
 
 def evidence_faults(evidence: Evidence) -> tuple[FaultRecord, ...]:
     """All faults of the trace, collapsed, with the step of each."""
-    return tuple(fault for step in evidence.steps for fault in collapse(parse_trace(step_trace(step), step.index)))
+    without = collapse(parse_trace(evidence.trace))
+    return (*without, *(one for step in evidence.steps for one in collapse(parse_trace(step_trace(step), step.index))))
 
 
 def clamped_lines(lines: Iterable[str]) -> tuple[str, ...]:

@@ -28,6 +28,9 @@ from harness.machine.snapshot import Method, best_method, freeze
 from harness.machine.template import STATE_FILE, Ingredients, Template, find_template, store_template
 
 BOOT_FOLDER = "boot"
+# A template is as much work as two boots: the worker's modules are loaded, and what clones do first is rehearsed. On a
+# host with ten times as much to do as it has cores, one boot's time was not enough.
+_BOOTS = 2
 _PUNCH_HOLE_KEEP_SIZE = 3
 
 
@@ -55,7 +58,7 @@ def get_template(plan: GuestPlan, boot_seconds: float, say: Say, method: Method 
 
     Args:
         plan: the guest.
-        boot_seconds: how long the boot may take.
+        boot_seconds: how long a boot may take; making a template may take twice as long.
         say: told what takes time.
         method: how RAM is kept; None for the build's best.
 
@@ -84,7 +87,7 @@ def get_template(plan: GuestPlan, boot_seconds: float, say: Say, method: Method 
 
 
 def _make(plan: GuestPlan, method: Method, state: Path, ram: Path | None, boot_seconds: float, say: Say) -> str:
-    deadline = Deadline.after(boot_seconds + (VM_SECONDS if plan.spec.vm else 0))
+    deadline = Deadline.after(_BOOTS * boot_seconds + (VM_SECONDS if plan.spec.vm else 0))
     backing = None
     if ram is not None:
         _allocate(ram, plan.spec.memory)

@@ -121,7 +121,7 @@ class Guest:
 
         Args:
             deadline: until when it must be done.
-            implementation: what the steps are to run on: ``usdm``, or ``libusdm`` where the payload has it.
+            implementation: what the steps are to run on: ``usdm``, or ``libusdm`` or ``kernel`` where it has that.
 
         Raises:
             InfrastructureError: a device is missing.

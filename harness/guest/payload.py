@@ -1,4 +1,4 @@
-"""What is sent into the guest at run time: the working tree's ``usdm``, the harness's guest side, and the oracle."""
+"""What is sent into the guest while it boots: the working tree's ``usdm``, and the harness's guest side."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from harness.errors import ConfigurationError
 from harness.paths import agent_dir, usdm_dir
 
 GUEST_FOLDER = "/run/payload"
-LIBRARY = "lib/libusdm.so"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +39,11 @@ def usdm_package(usdm: Path | None) -> Path:
     return folder
 
 
-def build_payload(usdm: Path | None = None, library: Path | None = None) -> Payload:
+def build_payload(usdm: Path | None = None) -> Payload:
     """Pack the sources.
 
     Args:
         usdm: another folder with a ``usdm`` package to put under test instead of the working tree's.
-        library: the C library that takes the same steps (``harness/agent/libusdm.py``); None for a guest without.
 
     Raises:
         ConfigurationError: there is no ``usdm`` package.
@@ -55,8 +53,6 @@ def build_payload(usdm: Path | None = None, library: Path | None = None) -> Payl
     files = {f"usdm/{name}": path for name, path in _sources(folder)}
     files |= {f"harness/agent/{name}": path for name, path in _sources(agent)}
     files["harness/__init__.py"] = agent.parent / "__init__.py"
-    if library is not None:
-        files[LIBRARY] = library
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name in sorted(files):

@@ -14,7 +14,7 @@ from harness.image.recipe import Recipe, load_recipe
 from harness.image.rootfs import build_files
 from harness.paths import images_dir
 
-_KIND = "image"
+KIND = "image"
 _KERNEL_DEPTH = 4
 
 
@@ -55,7 +55,7 @@ def find_image(name: str) -> Image:
         InfrastructureError: there is no image of it; or it was damaged.
     """
     recipe = load_recipe(name)
-    found = cache.find_made_from(_KIND, _recipe_key(recipe))
+    found = cache.find_made_from(KIND, _recipe_key(recipe))
     if found is not None:
         return _image(found)
     raise InfrastructureError(
@@ -63,6 +63,15 @@ def find_image(name: str) -> Image:
         hint=f"build it with 'harness image build {name}', or run with --fetch"
         + ("; its kernel is compiled, which takes some minutes" if recipe.source else ""),
     )
+
+
+def image_of_key(key: str) -> Image:
+    """The image of a key, whatever its recipe is now.
+
+    Raises:
+        InfrastructureError: it is not in the cache, or was damaged.
+    """
+    return _image(cache.by_key(KIND, key))
 
 
 def build_image(
@@ -101,6 +110,7 @@ def build_image(
             say("unpacking")
             for deb in debs.values():
                 apt.unpack(deb, root)
+            modules_below_usr(root)
             say("putting the root file system together")
             facts = build_files(root, recipe, images_dir(), folder, kernel)
             cache.remove_tree(root)
@@ -108,15 +118,27 @@ def build_image(
             return {"name": name, "recipe": recipe_key, "packages": listing, **facts}
 
         try:
-            entry = cache.find(_KIND, key)
+            entry = cache.find(KIND, key)
         except cache.DamagedEntryError as error:
             say(f"{error.message}; building it again")
             entry = None
         if entry is not None:
             say(f"the image '{name}' is up to date: the archive has the packages that it was built from")
         else:
-            entry = cache.store(_KIND, key, fill, say)
+            entry = cache.store(KIND, key, fill, say)
     return _image(entry)
+
+
+def modules_below_usr(root: Path) -> None:
+    """Put modules where the packages of Debian 13 have them; those of Debian 12 have them in ``/lib``.
+
+    Args:
+        root: the unpacked packages.
+    """
+    old, new = root / "lib" / "modules", root / "usr" / "lib" / "modules"
+    if old.is_dir() and not new.exists():
+        new.parent.mkdir(parents=True, exist_ok=True)
+        old.rename(new)
 
 
 def known_options(recipe: Recipe) -> frozenset[str] | None:
@@ -128,7 +150,7 @@ def known_options(recipe: Recipe) -> frozenset[str] | None:
         ConfigurationError: a fragment of its configuration is missing or wrong.
     """
     key = _recipe_key(recipe)
-    for entry in cache.entries(_KIND):
+    for entry in cache.entries(KIND):
         if entry.facts.get("recipe") == key:
             return _image(entry).options
     return kernel_build.promised_options(recipe.source) if recipe.source else None
@@ -136,7 +158,7 @@ def known_options(recipe: Recipe) -> frozenset[str] | None:
 
 def list_images() -> list[Image]:
     """All images in the cache, newest first; not verified."""
-    return [_image(entry) for entry in cache.entries(_KIND)]
+    return [_image(entry) for entry in cache.entries(KIND)]
 
 
 def prune_images(keep: int, say: Say = print) -> list[str]:
@@ -163,7 +185,7 @@ def prune_images(keep: int, say: Say = print) -> list[str]:
             return None
         return name if current else None
 
-    removed = cache.prune(_KIND, recipe, keep, say)
+    removed = cache.prune(KIND, recipe, keep, say)
     removed += cache.prune(kernel_build.KIND, kernel, keep, say)
     return removed + cache.prune(toolchain.KIND, lambda entry: str(entry.facts["name"]), keep, say)
 

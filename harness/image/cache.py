@@ -96,6 +96,18 @@ def find(kind: str, key: str, *, trust_stamps: bool = False) -> Entry | None:
     )
 
 
+def by_key(kind: str, key: str) -> Entry:
+    """An entry that must be there, undamaged; what did not change since it was last hashed is not hashed again.
+
+    Raises:
+        InfrastructureError: it is not there, or was damaged.
+    """
+    entry = find(kind, key, trust_stamps=True)
+    if entry is None:
+        raise InfrastructureError(f"the cache {cache_dir()} has no {kind} {key[:12]}")
+    return entry
+
+
 def there(look: Callable[[], T], *, only: bool, say: Say, doing: str) -> T | None:
     """What ``look`` finds in the cache; None when it has to be made.
 
@@ -118,6 +130,17 @@ def there(look: Callable[[], T], *, only: bool, say: Say, doing: str) -> T | Non
         if only:
             raise
     return None
+
+
+def digests(entry: Entry) -> dict[str, str]:
+    """The SHA-256 of every file of an entry by its name, as its manifest has it; ``link:TARGET`` of a link."""
+    files: dict[str, str] = json.loads((entry.folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
+    return files
+
+
+def digests_of(folder: Path) -> dict[str, str]:
+    """What :func:`digests` of an entry with these files would be."""
+    return {name: _digest(path) for name, path in _files(folder)}
 
 
 def entries(kind: str) -> list[Entry]:
@@ -295,7 +318,7 @@ def _make(kind: str, key: str, fill: Callable[[Path], dict[str, object]]) -> Ent
             "key": key,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "facts": facts,
-            "files": {name: _digest(path) for name, path in _files(temporary)},
+            "files": digests_of(temporary),
         }
         (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
         stamps = {name: _stamp(path) for name, path in _files(temporary)}
@@ -369,8 +392,7 @@ def _verify(entry: Entry, key: str, *, trust_stamps: bool) -> str | None:
     """What is wrong with an entry, or None."""
     if entry.key != key:
         return f"it was made as {entry.key[:12]}"
-    manifest = json.loads((entry.folder / _MANIFEST).read_text(encoding="utf-8"))
-    wanted: dict[str, str] = manifest["files"]
+    wanted = digests(entry)
     stamps = _load_stamps(entry.folder) if trust_stamps else {}
     fresh: dict[str, list[int]] = {}
     for name, digest in wanted.items():

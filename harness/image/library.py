@@ -1,6 +1,6 @@
 """Intel's C library libusdm out of a Debian package: the oracle that USDM is compared with.
 
-It is one file, sent into the guest beside the code under test, so that both run in clones of one template.
+It is one file, sent into a running guest (``harness/guest/bring.py``), so both sides run in clones of one template.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from harness.image.recipe import Name, Pattern
 from harness.paths import images_dir
 
 DEFAULT = "26.08"
-_KIND = "library"
+KIND = "library"
 _FILE = "libusdm.so"
 
 
@@ -93,13 +93,22 @@ def find_library(name: str) -> Library:
         ConfigurationError: there is no such recipe, or it is wrong.
         InfrastructureError: it is not in the cache, or was damaged.
     """
-    found = cache.find_made_from(_KIND, _recipe_key(load_library_recipe(name)))
+    found = cache.find_made_from(KIND, _recipe_key(load_library_recipe(name)))
     if found is not None:
         return _library(found)
     raise InfrastructureError(
         f"the library libusdm {name} is not in the cache",
         hint=f"get it with 'harness fetch --libusdm {name}', or run with --fetch",
     )
+
+
+def library_of_key(key: str) -> Library:
+    """The library of a key.
+
+    Raises:
+        InfrastructureError: it is not in the cache, or was damaged.
+    """
+    return _library(cache.by_key(KIND, key))
 
 
 def fetch_library(name: str, *, mirror: str | None = None, offline: bool = False, say: Say = print) -> Library:
@@ -140,7 +149,7 @@ def fetch_library(name: str, *, mirror: str | None = None, offline: bool = False
             cache.remove_tree(root)
             return {"name": name, "recipe": _recipe_key(recipe), "version": version}
 
-        return _library(cache.store(_KIND, key, fill, say))
+        return _library(cache.store(KIND, key, fill, say))
 
 
 def _recipe_key(recipe: LibraryRecipe) -> str:

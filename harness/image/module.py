@@ -87,6 +87,15 @@ def find_module(image: Image) -> Module:
     )
 
 
+def module_of_key(key: str) -> Module:
+    """The module of a key.
+
+    Raises:
+        InfrastructureError: it is not in the cache, or was damaged.
+    """
+    return _module(cache.by_key(KIND, key))
+
+
 def fetch_module(image: Image, *, mirror: str | None = None, offline: bool = False, say: Say = print) -> Module:
     """The module for an image's kernel, built when the cache lacks it.
 

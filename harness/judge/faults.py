@@ -56,14 +56,14 @@ class _Wanted:
         The trace has exact addresses. So an expectation that is no page's start must be met exactly; one that is means
         the page, because that is all that the kernel's log tells and what people copy from there.
         """
-        if fault.step is None or (self.step is not None and fault.step != self.step):
+        if self.step is not None and fault.step != self.step:
             return False
         if (fault.requester, fault.vendor, fault.reason) != (self.requester, self.expect.vendor, self.expect.code):
             return False
         # amd-iommu's trace does not say whether it was a read.
         if fault.access != self.expect.access and (fault.access is not None or fault.vendor != "amd"):
             return False
-        address = self.address(fault.step)
+        address = self.address(-1 if fault.step is None else fault.step)
         if address is None or fault.address is None:
             return False
         exact = address % (1 << PAGE_SHIFT) != 0

@@ -179,7 +179,8 @@ _WANTED = {
 def mapping_aspects(expect: StepExpect, seen: StepEvidence) -> Iterator[Aspect]:
     """What is looked at in a step ``mappings``.
 
-    That a page leads to what is not the buffer's fails whatever is expected, and so do witnesses that disagree.
+    That a page leads to what is not the buffer's fails whatever is expected, and so do witnesses that disagree, and
+    tables of another mode than the machine's: the kernel falls back to legacy mode without a word.
     """
     found = mapping(seen)
     expected = "no page mapped to what is not the buffer's" if expect.mapped is None else _WANTED[expect.mapped]
@@ -189,6 +190,10 @@ def mapping_aspects(expect: StepExpect, seen: StepEvidence) -> Iterator[Aspect]:
     kinds = {expect.mapped, "one_to_one"} if expect.mapped == "whole" else {expect.mapped}
     good = found.kind != "wrong" and (expect.mapped is None or found.kind in kinds)
     yield Aspect(good=good, expected=expected, observed=str(found))
+    tables = seen.values["tables"]
+    if tables.get("mode") != tables.get("asked"):
+        wanted_mode = f"tables of {tables.get('asked')} mode"
+        yield Aspect(good=False, expected=wanted_mode, observed=f"tables of {tables.get('mode')} mode")
     if expect.page_sizes is not None:
         wanted = tuple(sorted(expect.page_sizes))
         good = found.page_sizes == wanted

@@ -31,6 +31,8 @@ _FAULT_EVENTS: Final[dict[Iommu, tuple[str, ...]]] = {
     "amd": ("amdvi_page_fault", "amdvi_translation_result"),
     "none": ("vtd_dmar_fault",),
 }
+# What intel-iommu's scalable mode is called: from QEMU 11 on, and before.
+_SCALABLE: Final = ("scalable-mode", "x-scalable-mode")
 _LAST_BUS: Final = 0xFE
 # The ports' own registers tell the kernel of cards that come and go, and not the firmware's ACPI methods.
 _NATIVE_HOT_PLUG: Final = "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"
@@ -93,10 +95,11 @@ def kernel_command_line(spec: MachineSpec) -> str:
     # no_timer_check: on a busy host QEMU may come too late for the kernel's test of the timer, which then panics.
     words = ["console=ttyS0", "quiet", "panic=-1", "oops=panic", "no_timer_check", *_NO_SELF_TESTS]
     if spec.iommu == "intel":
-        words.append("intel_iommu=on")
+        words.append("intel_iommu=on,sm_on" if spec.scalable else "intel_iommu=on")
     if spec.iommu == "virtio":
-        # It remaps no interrupts, without which VFIO refuses a group unless it is told that this is all right.
-        words.append("vfio_iommu_type1.allow_unsafe_interrupts=1")
+        # It remaps no interrupts, without which VFIO refuses a group, and IOMMUFD a device, unless they are told that
+        # this is all right.
+        words += ["vfio_iommu_type1.allow_unsafe_interrupts=1", "iommufd.allow_unsafe_interrupts=1"]
     if spec.any_function:
         words.append("pci=pcie_scan_all")
     return " ".join([*words, *spec.kernel_args])
@@ -133,6 +136,15 @@ def _topology(spec: MachineSpec, wiring: Wiring, properties: Mapping[str, frozen
     return arguments
 
 
+def lacking(spec: MachineSpec, properties: Mapping[str, frozenset[str]]) -> str | None:
+    """What of a machine's vIOMMU a build does not have, as one line; None when it has all."""
+    try:
+        _iommu(spec, properties)
+    except ConfigurationError as error:
+        return error.message
+    return None
+
+
 def _iommu(spec: MachineSpec, properties: Mapping[str, frozenset[str]]) -> list[str]:
     wanted: dict[str, object]
     address = f"{own_slots(spec)[IOMMU]:x}.0"
@@ -140,6 +152,9 @@ def _iommu(spec: MachineSpec, properties: Mapping[str, frozenset[str]]) -> list[
         return []
     if spec.iommu == "intel":
         wanted = {"driver": "intel-iommu", "intremap": "on", "caching-mode": True, "aw-bits": spec.aw_bits}
+        if spec.scalable:
+            known = properties.get("intel-iommu", frozenset())
+            wanted[next((name for name in _SCALABLE if name in known), _SCALABLE[0])] = True
     elif spec.iommu == "amd":
         wanted = {"driver": "amd-iommu", "intremap": "on", "dma-remap": True, "pci-id": _AMD_FUNCTION}
     else:

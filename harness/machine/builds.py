@@ -12,7 +12,7 @@ from harness.errors import ConfigurationError, InfrastructureError
 from harness.image import apt, cache
 from harness.image.cache import Entry, Say
 
-_KIND = "qemu"
+KIND = "qemu"
 _FORMAT = "2"
 _LIB = "usr/lib/x86_64-linux-gnu"
 _BINARY = "usr/bin/qemu-system-x86_64"
@@ -88,14 +88,23 @@ def find_build(name: str) -> QemuBuild:
     if name == "system":
         return _system_build()
     source = _source(name)
-    for entry in cache.entries(_KIND):
+    for entry in cache.entries(KIND):
         if entry.facts.get("recipe") == _recipe_key(name, source):
-            found = cache.find(_KIND, entry.key, trust_stamps=True)
+            found = cache.find(KIND, entry.key, trust_stamps=True)
             if found is not None:
                 return _from_entry(name, found)
     raise InfrastructureError(
         f"QEMU {name} is not in the cache", hint=f"get it with 'harness qemu fetch {name}', or run with --fetch"
     )
+
+
+def build_of_key(name: str, key: str) -> QemuBuild:
+    """The fetched build of a key.
+
+    Raises:
+        InfrastructureError: it is not in the cache, or was damaged.
+    """
+    return _from_entry(name, cache.by_key(KIND, key))
 
 
 def fetch_build(
@@ -138,7 +147,7 @@ def fetch_build(
             version = _version(_prefix(folder), _environment(folder))
             return {"name": name, "recipe": _recipe_key(name, source), "version": version, "packages": listing}
 
-        entry = cache.store(_KIND, key, fill, say)
+        entry = cache.store(KIND, key, fill, say)
     return _from_entry(name, entry)
 
 
@@ -147,7 +156,7 @@ def list_builds() -> list[QemuBuild]:
     found: list[QemuBuild] = []
     if shutil.which("qemu-system-x86_64"):
         found.append(_system_build())
-    stored = cache.entries(_KIND)
+    stored = cache.entries(KIND)
     for name, source in SOURCES.items():
         found += [_from_entry(name, e) for e in stored if e.facts.get("recipe") == _recipe_key(name, source)][:1]
     return found
@@ -164,7 +173,7 @@ def prune_builds(keep: int, say: Say = print) -> list[str]:
         name = str(entry.facts.get("name"))
         return name if name in SOURCES and entry.facts.get("recipe") == _recipe_key(name, SOURCES[name]) else None
 
-    return cache.prune(_KIND, known, keep, say)
+    return cache.prune(KIND, known, keep, say)
 
 
 def _source(name: str) -> Source:

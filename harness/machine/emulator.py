@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from harness import stopping
 from harness.deadline import Deadline
 from harness.errors import EmulatorCrash, InfrastructureError
 from harness.machine import loop
@@ -38,7 +39,7 @@ class Killable(Protocol):
 _QUIT_SECONDS = 3.0
 _START_SECONDS = 20.0
 _TAIL_LINES = 20
-_running: set[Killable] = set()
+_running: dict[Killable, threading.Event | None] = {}
 _running_lock = threading.Lock()
 
 
@@ -367,21 +368,25 @@ async def spawn(argv: list[str], env: dict[str, str], pass_fds: list[int], outpu
 
 
 def watch(process: Killable) -> None:
-    """Have :func:`stop_all` end a process."""
+    """Have :func:`stop_all` end a process; called in the thread that it is started for."""
     with _running_lock:
-        _running.add(process)
+        _running[process] = stopping.current()
 
 
 def unwatch(process: Killable) -> None:
     """The process has ended."""
     with _running_lock:
-        _running.discard(process)
+        _running.pop(process, None)
 
 
-def stop_all() -> None:
-    """End every QEMU of this process at once (Ctrl-C)."""
+def stop_all(told_by: threading.Event | None = None) -> None:
+    """End every QEMU of this process at once (Ctrl-C).
+
+    Args:
+        told_by: only those that were started in threads which this event stops (``harness.stopping``).
+    """
     with _running_lock:
-        emulators = list(_running)
+        emulators = [process for process, event in _running.items() if told_by in (None, event)]
     for emulator in emulators:
         emulator.kill()
 

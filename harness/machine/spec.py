@@ -58,6 +58,7 @@ class MachineSpec:
         iommu: ``intel`` for QEMU's intel-iommu, ``virtio`` for its virtio-iommu, ``amd`` for its amd-iommu, ``none``
             for a machine without one.
         aw_bits: address width of the vIOMMU in bits: 39 or 48, of virtio-iommu also 36, of amd-iommu 48.
+        scalable: intel-iommu offers scalable mode, and the kernel is told to use it.
         memory: guest memory in bytes.
         cpus: number of virtual CPUs.
         kernel_args: further words for the kernel's command line.
@@ -71,6 +72,7 @@ class MachineSpec:
 
     iommu: Iommu = "intel"
     aw_bits: int = 48
+    scalable: bool = False
     memory: int = 512 << 20
     cpus: int = 1
     kernel_args: tuple[str, ...] = ()

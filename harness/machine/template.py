@@ -115,6 +115,8 @@ class Ingredients:
         words = [self.spec.iommu, f"{self.spec.memory >> 20} MiB", f"{self.spec.cpus} CPU"]
         if self.spec.iommu != "none":
             words.insert(1, f"{self.spec.aw_bits} bits")
+        if self.spec.scalable:
+            words.insert(1, "scalable mode")
         if self.spec.buses != MachineSpec().buses:
             words.append(f"{self.spec.buses} buses")
         if self.spec.any_function:

@@ -160,8 +160,8 @@ def test_behind_the_root_file_system_is_the_payload_with_compiled_sources(tmp_pa
     payload = tmp_path / "payload"
     (payload / "usdm").mkdir(parents=True)
     (payload / "usdm" / "a.py").write_text("value = 5\n")
-    (payload / "lib").mkdir()
-    (payload / "lib" / "libusdm.so").write_bytes(b"\x7fELF")
+    (payload / "harness" / "agent").mkdir(parents=True)
+    (payload / "harness" / "agent" / "data").write_bytes(b"\x7fELF")
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle" / "initrd.img").write_bytes(b"base")
     monkeypatch.setattr(vm, "BUNDLE", str(tmp_path / "bundle"))
@@ -175,7 +175,7 @@ def test_behind_the_root_file_system_is_the_payload_with_compiled_sources(tmp_pa
     assert stat.S_IMODE(found["vm-init"][0]) == 0o755
     assert f"{payload}/harness/agent/inner.py".encode() in found["vm-init"][1]
     assert found[f"{where}/usdm/a.py"][1] == b"value = 5\n"
-    assert found[f"{where}/lib/libusdm.so"][1] == b"\x7fELF"
+    assert found[f"{where}/harness/agent/data"][1] == b"\x7fELF"
     compiled = [name for name in found if name.startswith(f"{where}/usdm/__pycache__/a.")]
     # Bits 1 and 0 of the flags: by hash, and not checked against the source, whose times the archive does not keep.
     assert len(compiled) == 1

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.agent import libusdm
 from harness.errors import ConfigurationError
-from harness.guest.payload import GUEST_FOLDER, build_payload
+from harness.guest.payload import build_payload
 from harness.paths import usdm_dir
 
 
@@ -34,27 +33,3 @@ def test_another_usdm_can_be_put_under_test(tmp_path: Path):
         build_payload(tmp_path)
     (tmp_path / "__init__.py").write_text("other = 1\n")
     assert build_payload(tmp_path).key != build_payload().key
-
-
-def test_the_c_library_is_beside_the_code_under_test_and_makes_another_payload(tmp_path: Path):
-    library = tmp_path / "anything.so"
-    library.write_bytes(b"\x7fELF of libusdm")
-    plain, with_library = build_payload(), build_payload(library=library)
-    assert plain.key != with_library.key
-    with tarfile.open(fileobj=io.BytesIO(with_library.data)) as archive:
-        names = archive.getnames()
-        packed = archive.extractfile("lib/libusdm.so")
-        assert packed is not None
-        assert packed.read() == b"\x7fELF of libusdm"
-    with tarfile.open(fileobj=io.BytesIO(plain.data)) as archive:
-        assert set(names) - set(archive.getnames()) == {"lib/libusdm.so"}
-    assert f"{GUEST_FOLDER}/lib/libusdm.so" == libusdm.FILE, "where the worker looks for it"
-    library.write_bytes(b"another")
-    assert build_payload(library=library).key not in (plain.key, with_library.key)
-
-
-def test_the_c_library_goes_with_another_usdm_too(tmp_path: Path):
-    library = tmp_path / "anything.so"
-    library.write_bytes(b"\x7fELF")
-    (tmp_path / "__init__.py").write_text("other = 1\n")
-    assert len({build_payload(*which).key for which in ((), (tmp_path,), (None, library), (tmp_path, library))}) == 4

@@ -103,7 +103,7 @@ def test_an_unknown_recipe_is_refused_with_the_known_names():
 
 
 def test_the_projects_recipes_are_right_and_chosen_by_kernel():
-    assert {"lab", "trixie", "trixie-7.2"} <= set(recipe_names())
+    assert {"bookworm", "lab", "trixie", "trixie-7.2"} <= set(recipe_names())
     for name in recipe_names():
         recipe = load_recipe(name)
         assert recipe_for_kernel(recipe.kernel) == recipe, "one recipe for a kernel"
@@ -112,6 +112,11 @@ def test_the_projects_recipes_are_right_and_chosen_by_kernel():
 
 def test_the_kernel_patterns_take_the_stock_kernel_and_its_parts_only():
     old, new = load_recipe("trixie"), load_recipe("trixie-7.2")
+    oldest = load_recipe("bookworm")
+    assert oldest.packages == old.packages, "the same user land"
+    assert re.fullmatch(str(oldest.kernel_pattern), "linux-image-6.1.0-50-amd64")
+    for name in ("linux-image-6.1.0-50-rt-amd64", "linux-image-6.1.0-50-amd64-dbg", "linux-image-6.12.1+deb13-amd64"):
+        assert not re.fullmatch(str(oldest.kernel_pattern), name)
     assert all((old.kernel_pattern, old.kernel_depends, new.kernel_pattern, new.kernel_depends))
     assert re.fullmatch(old.kernel_pattern, "linux-image-6.12.107+deb13-amd64")
     assert re.fullmatch(new.kernel_pattern, "linux-image-7.2.12+deb13-amd64")

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ConfigurationError, InfrastructureError
+from harness.image.build import modules_below_usr
 from harness.image.kernel_build import Kernel
 from harness.image.recipe import Recipe
 from harness.image.rootfs import build_files
@@ -347,3 +348,15 @@ def test_a_program_of_the_packages_that_fails_is_told(packages: Path, tmp_path: 
     put(packages, "usr/bin/busybox", "#!/bin/sh\necho wrong machine >&2\nexit 1\n", 0o755)
     with pytest.raises(InfrastructureError, match=r"busybox.*wrong machine"):
         build(packages, tmp_path / "out")
+
+
+def test_modules_outside_usr_are_put_below_it(packages: Path, tmp_path: Path) -> None:
+    """As the kernels of Debian 12 have them."""
+    (packages / "lib").mkdir(exist_ok=True)
+    (packages / "usr/lib/modules").rename(packages / "lib/modules")
+    with pytest.raises(InfrastructureError, match="0 kernels instead of one"):
+        build(packages, tmp_path / "before")
+    modules_below_usr(packages)
+    found = build(packages, tmp_path / "after")
+    assert any(name.endswith("vfio_pci.ko") for name in found)
+    modules_below_usr(packages)

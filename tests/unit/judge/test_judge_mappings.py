@@ -203,3 +203,12 @@ def test_pieces_against_page_by_page(cut: list[tuple[int, int, bool, bool]]):
     assert {name: found.counts[name] for name in wanted} == wanted
     assert (found.wrong is not None) is (wanted["wrong"] > 0)
     assert (found.gap is not None) is (wanted["unmapped"] > 0)
+
+
+def test_tables_of_another_mode_than_the_machines_fail():
+    """A kernel that finds no scalable mode takes legacy mode without a word."""
+    whole = {"mode": "scalable", "asked": "scalable"}
+    assert check(PAGE, {}, [], **whole).passed
+    bad = check(PAGE, {}, [], **{**whole, "mode": "legacy"})
+    assert not bad.passed
+    assert "expected tables of scalable mode, observed tables of legacy mode" in str(bad)

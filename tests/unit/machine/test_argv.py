@@ -230,6 +230,27 @@ def test_the_viommu_comes_first_with_its_width_written_out():
     assert "intel_iommu=on" in kernel_command_line(MachineSpec())
 
 
+@pytest.mark.parametrize("name", ["scalable-mode", "x-scalable-mode"])
+def test_scalable_mode_has_the_name_that_the_build_gives_it(name: str):
+    spec = MachineSpec(scalable=True)
+    words = argv(spec, properties={"intel-iommu": PROPERTIES["intel-iommu"] | {name}})
+    assert devices(words)[0][name] is True
+    assert "intel_iommu=on,sm_on" in kernel_command_line(spec).split()
+    with pytest.raises(ConfigurationError, match="lacks the properties scalable-mode"):
+        argv(spec)
+
+
+def test_vfio_and_iommufd_are_told_that_virtio_iommu_remaps_no_interrupts():
+    words = ["vfio_iommu_type1.allow_unsafe_interrupts=1", "iommufd.allow_unsafe_interrupts=1"]
+    assert set(words) <= set(kernel_command_line(MachineSpec(iommu="virtio")).split())
+    assert "unsafe" not in kernel_command_line(MachineSpec())
+
+
+def test_without_it_the_command_lines_are_what_they_were():
+    assert "scalable" not in " ".join(argv(MachineSpec()))
+    assert "intel_iommu=on" in kernel_command_line(MachineSpec()).split()
+
+
 def test_a_machine_without_viommu_has_none_and_does_not_ask_the_kernel_for_it():
     spec = MachineSpec(iommu="none")
     assert not any("intel-iommu" in word for word in argv(spec))

@@ -36,7 +36,7 @@ PLAIN = Ingredients(
     capabilities=Capabilities(
         "pc-q35-11.1",
         True,
-        {"intel-iommu": frozenset({"intremap", "caching-mode", "aw-bits"})},
+        {"intel-iommu": frozenset({"intremap", "caching-mode", "aw-bits", "scalable-mode"})},
         frozenset({"x-ignore-shared"}),
     ),
     accelerator="tcg",
@@ -87,6 +87,7 @@ def keys() -> set[str]:
 SPECS = {
     "iommu": MachineSpec(iommu="none"),
     "aw_bits": MachineSpec(aw_bits=39),
+    "scalable": MachineSpec(scalable=True),
     "memory": MachineSpec(memory=1 << 30),
     "cpus": MachineSpec(cpus=2),
     "kernel_args": MachineSpec(kernel_args=("nokaslr",)),
