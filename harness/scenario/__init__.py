@@ -6,7 +6,8 @@ from harness.scenario.args import Args
 from harness.scenario.bare import BareScenario
 from harness.scenario.bare_steps import BARE_KINDS, BareStep
 from harness.scenario.expect import FaultExpect, ScenarioExpect, StepExpect
-from harness.scenario.load import find_scenarios, lint, load_scenario, parse_scenario
+from harness.scenario.lint import lint
+from harness.scenario.load import find_scenarios, load_scenario, parse_scenario
 from harness.scenario.machine import Device, Machine, Needs
 from harness.scenario.model import Scenario
 from harness.scenario.problems import Problem, ScenarioError

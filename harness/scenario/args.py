@@ -32,7 +32,10 @@ class DeviceArgs(Args):
 
 
 class Open(DeviceArgs):
-    """Open the device through VFIO."""
+    """Open the device through VFIO.
+
+    Another container is a VFIO container of its own. Over IOMMUFD there is no container, and nothing to register.
+    """
 
     container: Name | None = Field(
         default=None, description="A container of its own by this name. Default: the one that all devices share."
@@ -65,7 +68,10 @@ class BusMaster(DeviceArgs):
 
 
 class ContainerInfo(DeviceArgs):
-    """Ask the kernel about the device's container: how many more mappings it takes (counts: mappings_left)."""
+    """Ask the kernel about the device's container: how many more mappings it takes (counts: mappings_left).
+
+    An empty container has 65535 left.
+    """
 
 
 class Register(DeviceArgs):
@@ -85,7 +91,10 @@ class RegisterFd(Args):
 
 
 class Alloc(Args):
-    """qaeMemAllocNUMA."""
+    """qaeMemAllocNUMA.
+
+    It fails when the IOVA is no multiple of `align`.
+    """
 
     as_: Name = Field(alias="as", description=_AS)
     size: Size = Field(description="Bytes. Sizes that USDM refuses are allowed here.")
@@ -168,7 +177,10 @@ class AddressArgs(Args):
 
 
 class Map(AddressArgs):
-    """qaeMemMapContiguousIova."""
+    """qaeMemMapContiguousIova.
+
+    It fails when the IOVA is no multiple of 2 MiB.
+    """
 
 
 class Unmap(AddressArgs):
@@ -209,7 +221,10 @@ class MemInitFd(Args):
 
 
 class Statistics(Args):
-    """The statistics of usdm (counts)."""
+    """The statistics of usdm (counts).
+
+    Counts have the names that `usdm.report.Statistics` has. The C library has none.
+    """
 
 
 class Environment(Args):
@@ -236,7 +251,10 @@ class Hugepages(Args):
 
 
 class LimitMemory(Args):
-    """The program may lock only so much memory (RLIMIT_MEMLOCK), and gives up CAP_IPC_LOCK."""
+    """The program may lock only so much memory (RLIMIT_MEMLOCK), and gives up CAP_IPC_LOCK.
+
+    It comes before the registration: what is registered has its limit already.
+    """
 
     bytes: Size = Field(description="The limit.")
 
@@ -257,7 +275,10 @@ class Threads(Args):
 
 
 class Translate(Args):
-    """qaeVirtToPhysNUMA for addresses of a range."""
+    """qaeVirtToPhysNUMA for addresses of a range.
+
+    Counts: present, absent.
+    """
 
     buffer: Name = Field(description=_BUFFER)
     offset: Size = Field(default=0, description=_OFFSET)

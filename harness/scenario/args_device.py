@@ -64,7 +64,12 @@ def _total(pieces: tuple[Piece, ...]) -> int:
 
 
 class Operate(DeviceArgs):
-    """A qat does an operation on memory, and says how it went."""
+    """A qat does an operation on memory, and says how it went.
+
+    Several pieces are a scatter list. Counts: result, refused (the first IOVA that was refused), refused_at (its
+    offset in the bytes of that side), unasked (responses that nobody asked for; 0 when it is not named). What crc32
+    and compare find by DMA must be what the program finds itself.
+    """
 
     op: Literal["copy", "fill", "crc32", "compare", "load", "store", "nop"] = Field(
         description="copy, fill (destination with byte), crc32 (of source), compare (source with destination), load "
@@ -133,7 +138,10 @@ class Operate(DeviceArgs):
 
 
 class Collect(DeviceArgs):
-    """Take the responses of requests that were handed over with ``wait: false``, the oldest first."""
+    """Take the responses of requests that were handed over with ``wait: false``, the oldest first.
+
+    Counts: unasked.
+    """
 
     count: int = Field(default=1, ge=1, le=48, description="How many responses to wait for. Default: 1.")
     completion: Literal["poll", "interrupt"] = Field(
@@ -147,15 +155,24 @@ class Collect(DeviceArgs):
 
 
 class FunctionReset(DeviceArgs):
-    """VFIO_DEVICE_RESET: the device's Function Level Reset; a qat's rings are set up anew."""
+    """VFIO_DEVICE_RESET: the device's Function Level Reset; a qat's rings are set up anew.
+
+    The rings are set up at the next use.
+    """
 
 
 class Counters(DeviceArgs):
-    """Read what a qat has counted since it was plugged in, and whether it is busy or fatal (counts)."""
+    """Read what a qat has counted since it was plugged in, and whether it is busy or fatal (counts).
+
+    Counts: requests, responses, bytes_read, bytes_written, dma_errors, interrupts, resets, busy, fatal, error.
+    """
 
 
 class Misbehave(DeviceArgs):
-    """Tell a qat to do the next requests wrong, one at a time."""
+    """Tell a qat to do the next requests wrong, one at a time.
+
+    A reset forgets the plans, and so does closing the device. docs/misbehaviour.md says what is then seen.
+    """
 
     how: Literal[
         "delay",
@@ -189,15 +206,26 @@ class Misbehave(DeviceArgs):
 
 
 class Resume(DeviceArgs):
-    """Let a qat go on with the request that is held; its data has been accessed when this step ends."""
+    """Let a qat go on with the request that is held; its data has been accessed when this step ends.
+
+    So faults of that request are this step's.
+    """
 
 
 class Vanish(DeviceArgs):
-    """The device's process drops its connection with QEMU, to which that is as if the process had been killed."""
+    """The device's process drops its connection with QEMU, to which that is as if the process had been killed.
+
+    Its registers read as all ones from then on. `close`, `reset`, `unbind` and `unplug` of it are refused by lint:
+    the kernel would wait for 70 s.
+    """
 
 
 class SurpriseRemoval(DeviceArgs):
-    """The device is pulled out of its slot, and nobody is asked before (counts)."""
+    """The device is pulled out of its slot, and nobody is asked before (counts).
+
+    The kernel then asks for an open device, and it is closed, unless `keep` says otherwise. On a bus from 01 to 08,
+    alone. Counts: asked, closed.
+    """
 
     keep: bool = Field(
         default=False, description="true: the program does not close the device when the kernel then asks for it."

@@ -48,7 +48,10 @@ class DmaLimits(DeviceArgs):
 
 
 class IovaAlloc(DeviceArgs):
-    """dma_iova_try_alloc. The name of a range that has ended, or that was refused, can be used again."""
+    """dma_iova_try_alloc. The name of a range that has ended, or that was refused, can be used again.
+
+    Returns 1 or 0. The name stands for one `struct dma_iova_state`.
+    """
 
     as_: Name = Field(alias="as", description="A name for the range; another iova_alloc can use it again.")
     buffer: Name = Field(description=_BUFFER)
@@ -112,7 +115,10 @@ class IovaDestroy(RangeArgs, Attributes):
 
 
 class IovaInfo(RangeArgs):
-    """Look at a range (counts: links, synced, mappings, in_use, reserved)."""
+    """Look at a range (counts: links, synced, mappings, in_use, reserved).
+
+    Counts: links, synced, mappings, in_use (what dma_use_iova says), reserved (bytes of IOVAs).
+    """
 
 
 class MergeBoundary(DeviceArgs):

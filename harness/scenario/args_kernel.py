@@ -18,13 +18,20 @@ _PAGE = 4096
 
 
 class KernelDriver(DeviceArgs):
-    """Give a device to a driver of the guest's kernel, whose module is loaded, and wait for its disk."""
+    """Give a device to a driver of the guest's kernel, whose module is loaded, and wait for its disk.
+
+    The device is not open; `register` and `open` take it back. Counts, of one request: max_bytes, max_segments,
+    alignment.
+    """
 
     driver: Literal["nvme"] = Field(default="nvme", description="The kernel's name of the driver.")
 
 
 class DiskIo(DeviceArgs):
-    """Write to the disk that the kernel's driver made of a device, read it back and compare, without the page cache."""
+    """Write to the disk that the kernel's driver made of a device, read it back and compare, without the page cache.
+
+    One request has `pieces` of memory, `stride` apart. Counts: bytes.
+    """
 
     at: Size = Field(default=0, description="Where on the disk, a multiple of 512. Default: 0.")
     piece: Size = Field(default=4096, description="Bytes of each piece of memory. Default: 4K.")
@@ -62,19 +69,28 @@ class DiskIo(DeviceArgs):
 
 
 class Trace(Args):
-    """Record what the kernel calls of its two-step DMA mapping API (dma_iova_*), and what the IOMMU maps by that."""
+    """Record what the kernel calls of its two-step DMA mapping API (dma_iova_*), and what the IOMMU maps by that.
+
+    Needs a kernel from 6.16 on with the option FPROBE_EVENTS.
+    """
 
     name: Name = Field(description="A name for the recording.")
 
 
 class TraceEnd(Args):
-    """End a recording: its calls must keep the rules of the API's document, and be there."""
+    """End a recording: its calls must keep the rules of the API's document, and be there.
+
+    Counts: calls, maps, unmaps; and cut, lost, unpaired, unread, which must be 0.
+    """
 
     name: Name = Field(description="The recording, by the name that trace gave it.")
 
 
 class Replay(DeviceArgs):
-    """Do a recording's calls again on usdm.dma_iova, over an open device: the results must be the kernel's."""
+    """Do a recording's calls again on usdm.dma_iova, over an open device: the results must be the kernel's.
+
+    Counts: calls, ranges, links, left (ranges that the recording does not end; they are ended behind it).
+    """
 
     trace: Name = Field(description="A recording that has ended.")
 

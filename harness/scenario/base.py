@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
@@ -24,6 +24,7 @@ class FileModel(Model):
 
     _id: str = PrivateAttr(default="")
     _file: Path = PrivateAttr(default=Path())
+    _data: Any = PrivateAttr(default=None)
 
     @property
     def id(self) -> str:
@@ -35,9 +36,15 @@ class FileModel(Model):
         """The file that it was loaded from."""
         return self._file
 
-    def located(self, scenario_id: str, file: Path) -> Self:
-        """The same with its id and its file."""
+    @property
+    def data(self) -> Any:
+        """What the file holds, before the models: mappings and tuples; None when it was not loaded from one."""
+        return self._data
+
+    def located(self, scenario_id: str, file: Path, data: Any = None) -> Self:
+        """The same with its id, its file and what that holds."""
         copy = self.model_copy()
         copy._id = scenario_id
         copy._file = file
+        copy._data = data
         return copy

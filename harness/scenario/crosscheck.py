@@ -60,7 +60,7 @@ def cross_check(document: Document, file: Path) -> list[Problem]:
     """
     if not isinstance(document.data, dict):
         return []
-    return _CrossCheck(document, file).run(document.data)
+    return CrossCheck(document, file).run(document.data)
 
 
 def _try(model: type[_M], data: Any) -> _M | None:
@@ -75,11 +75,13 @@ def _kind_of(raw: Any) -> str | None:
     return kinds[0] if len(kinds) == 1 else None
 
 
-class _CrossCheck:
+class CrossCheck:
+    """The checks of one scenario, whose problems grow. For one use."""
+
     def __init__(self, document: Document, file: Path) -> None:
         self._document = document
         self._file = file
-        self._problems: list[Problem] = []
+        self.problems: list[Problem] = []
         self._vm = False
         self._devices: dict[str, Mapping[str, Any]] = {}
         self._iommu: str | None = None
@@ -89,13 +91,23 @@ class _CrossCheck:
         self._traces = TraceCheck(self._add)
 
     def _add(self, path: Path_, message: str, hint: str | None = None, *, key: bool = False) -> None:
-        self._problems.append(Problem(self._file, *self._document.place(path, key=key), message, hint))
+        self.problems.append(Problem(self._file, *self._document.place(path, key=key), message, hint))
 
     def _found(self, found: Iterable[Found]) -> None:
         for path, message, hint, key in found:
             self._add(path, message, hint, key=key)
 
     def run(self, data: Mapping[str, Any]) -> list[Problem]:
+        """All of it at once."""
+        names = self.begin(data)
+        steps = data.get("steps")
+        if isinstance(steps, tuple):
+            self.steps(steps, ("steps",), names)
+        self.end(data, names)
+        return self.problems
+
+    def begin(self, data: Mapping[str, Any]) -> Names:
+        """Look at the machine; gives the names that steps can use."""
         machine = _try(Machine, data.get("machine"))
         if machine is not None:
             self._machine(machine)
@@ -110,15 +122,12 @@ class _CrossCheck:
             name: str(one["model"]) for name, one in (known or {}).items() if isinstance(one, dict) and "model" in one
         }
         self._devices = {name: one for name, one in (known or {}).items() if isinstance(one, dict)}
-        names = Names(None if known is None else list(known), models)
-        steps = data.get("steps")
-        if isinstance(steps, tuple):
-            self._steps(steps, ("steps",), names)
-            self._doings.finish()
-            self._traces.finish()
-            if machine is not None and machine.iommu in _NO_TABLES:
-                what, hint = _NO_TABLES[machine.iommu]
-                self._forbid(steps, ("steps",), ("mappings",), f"mappings behind {what}", hint)
+        return Names(None if known is None else list(known), models)
+
+    def end(self, data: Mapping[str, Any], names: Names) -> None:
+        """Look at what was left when all steps were done, and at what is expected of the whole."""
+        self._doings.finish()
+        self._traces.finish()
         expect = data.get("expect")
         if isinstance(expect, dict):
             self._faults(expect, ("expect",), names)
@@ -126,7 +135,6 @@ class _CrossCheck:
             for oracle in ORACLES:
                 if isinstance(expect.get(oracle), dict):
                     self._faults(expect[oracle], ("expect", oracle), names)
-        return self._problems
 
     def _faults(self, expect: Mapping[str, Any], path: Path_, names: Names) -> None:
         faults = expect.get("faults")
@@ -134,15 +142,6 @@ class _CrossCheck:
             fault = _try(FaultExpect, raw)
             if fault is not None:
                 self._fault(fault, (*path, "faults", index), names)
-
-    def _forbid(self, steps: tuple[Any, ...], at: Path_, kinds: tuple[str, ...], what: str, hint: str) -> None:
-        """Refuse kinds of steps that could not be judged there, for lack of a witness."""
-        for index, raw in enumerate(steps):
-            kind = _kind_of(raw)
-            if kind in kinds:
-                self._add((*at, index, kind), f"expected no {what}, found {kind}", hint, key=True)
-            if kind in NESTED and isinstance(raw[kind], dict) and isinstance(raw[kind].get("steps"), tuple):
-                self._forbid(raw[kind]["steps"], (*at, index, kind, "steps"), kinds, what, hint)
 
     def _machine(self, machine: Machine) -> None:
         taken: dict[str, str] = {}
@@ -166,12 +165,16 @@ class _CrossCheck:
                 self._add(where, message, "another bus is always free: 01:00.0 to fe:00.0")
             taken.setdefault(at, name)
 
-    def _steps(self, steps: tuple[Any, ...], at: Path_, names: Names) -> None:
-        for index, raw in enumerate(steps):
+    def steps(self, steps: tuple[Any, ...], at: Path_, names: Names, first: int = 0) -> None:
+        """Look at steps, the first of which has this position."""
+        for index, raw in enumerate(steps, first):
             path = (*at, index)
             kind = _kind_of(raw)
             if kind is None:
                 continue
+            if kind == "mappings" and self._iommu in _NO_TABLES:
+                what, hint = _NO_TABLES[self._iommu]
+                self._add((*path, kind), f"expected no mappings behind {what}, found {kind}", hint, key=True)
             self._id(raw.get("id"), path, kind)
             self._expect(raw.get("expect"), (*path, "expect"), kind)
             for oracle in ORACLES:
@@ -205,11 +208,11 @@ class _CrossCheck:
         if not isinstance(steps, tuple):
             return
         if kind == "fork":
-            self._steps(steps, (*path, "steps"), names.child())
+            self.steps(steps, (*path, "steps"), names.child())
             return
         if names.inside is None:
             names.inside = Names(names.devices, names.models)
-        self._steps(steps, (*path, "steps"), names.inside)
+        self.steps(steps, (*path, "steps"), names.inside)
 
     def _id(self, step_id: Any, path: Path_, kind: str) -> None:
         if not is_name(step_id):

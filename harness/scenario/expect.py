@@ -188,7 +188,8 @@ OTHER_REASONS: Final[dict[str, tuple[Literal["virtio", "amd"], int]]] = {
 """The reasons of vIOMMUs other than VT-d, which are written by name: whose it is, and its code there."""
 
 
-def _parse_reason(value: object) -> int | str:
+def parse_reason(value: object) -> int | str:
+    """A fault reason as files have it; raises pydantic's custom error."""
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_REASON:
         return value
     if isinstance(value, str) and value in OTHER_REASONS:
@@ -200,7 +201,7 @@ def _parse_reason(value: object) -> int | str:
 _MAX_REASON: Final = 0xFF
 Reason = Annotated[
     int | str,
-    BeforeValidator(_parse_reason),
+    BeforeValidator(parse_reason),
     WithJsonSchema(
         {"anyOf": [{"type": "integer", "minimum": 1, "maximum": _MAX_REASON}, {"enum": list(OTHER_REASONS)}]}
     ),

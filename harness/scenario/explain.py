@@ -49,10 +49,12 @@ class Grammar:
     Args:
         step: the model of a step, which knows its kinds.
         model_at: the model of the mapping at a path of the file, or None.
+        whole: what the whole file is called.
     """
 
     step: type[KindStep]
     model_at: Callable[[Path_], type[Model] | None]
+    whole: str = "the scenario"
 
 
 def file_path(data: Any, location: tuple[int | str, ...], kinds: Iterable[str] = KINDS) -> Path_:
@@ -119,10 +121,10 @@ def known_keys(model: type[BaseModel], grammar: Grammar = GUEST) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _what(path: Path_) -> str:
+def _what(path: Path_, grammar: Grammar) -> str:
     """The mapping at a path, in words."""
     if not path:
-        return "the scenario"
+        return grammar.whole
     last = path[-1]
     if isinstance(last, int):
         return "the step" if path[-2] == "steps" else f"item {last + 1} of {path[-2]}"
@@ -138,14 +140,14 @@ def _missing(document: Document, path: Path_, grammar: Grammar) -> tuple[tuple[i
             description = field.description
     inside = isinstance(parent[-1] if parent else None, str)
     hint = f"add '{key}: ...'" + (f": {description}" if description else "")
-    return document.place(parent, key=inside), f"expected '{key}' in {_what(parent)}, found none", hint
+    return document.place(parent, key=inside), f"expected '{key}' in {_what(parent, grammar)}, found none", hint
 
 
 def _extra(document: Document, path: Path_, grammar: Grammar) -> tuple[tuple[int, int], str, str | None]:
     parent, key = path[:-1], str(path[-1])
     model = grammar.model_at(parent)
     hint = suggest(key, known_keys(model, grammar), "its keys are") if model else None
-    return document.place(path, key=True), f"expected a known key in {_what(parent)}, found {show(key)}", hint
+    return document.place(path, key=True), f"expected a known key in {_what(parent, grammar)}, found {show(key)}", hint
 
 
 def _hint(path: Path_, kind: str, grammar: Grammar) -> str | None:
@@ -165,6 +167,7 @@ def _expected(kind: str, context: Mapping[str, Any]) -> str:
         return str(context["expected"]).replace("'", "")
     limits = {
         "greater_than_equal": ("at least", "ge"),
+        "greater_than": ("more than", "gt"),
         "less_than_equal": ("at most", "le"),
         "less_than": ("less than", "lt"),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +23,11 @@ from harness.scenario.yaml_marks import MAX_BYTES, REFUSED, Document, read_docum
 
 _SUFFIX = ".yaml"
 _ROOT_MARK = "schema.json"
+_OTHER_KINDS = re.compile(r"^(matrix|failures) *:", re.MULTILINE)
+_NO_SCENARIO = {
+    "matrix": ("a matrix", "harness qualify {file}"),
+    "failures": ("a file of known failures", "a matrix names it: known_failures"),
+}
 
 
 def load_scenario(path: Path | str, root: Path | str | None = None) -> Scenario | BareScenario:
@@ -37,19 +43,29 @@ def load_scenario(path: Path | str, root: Path | str | None = None) -> Scenario 
     """
     file = Path(path)
     try:
-        text = _read(file)
-    except _Unreadable as error:
+        text = read_text(file)
+    except UnreadableError as error:
         raise ScenarioError([error.problem]) from None
     return parse_scenario(text, file, root)
 
 
 def parse_scenario(text: str, file: Path | str, root: Path | str | None = None) -> Scenario | BareScenario:
-    """Check a scenario's text; arguments and errors as `load_scenario`, and the file is not touched."""
+    """Check a scenario's text; errors as those of `load_scenario`.
+
+    Args:
+        text: what stands in the file.
+        file: the file's name, for messages and the scenario's id; it is not touched.
+        root: as of `load_scenario`.
+    """
     file = Path(file)
     document = read_document(text, file)
     problems = list(document.problems)
     scenario: Scenario | BareScenario | None = None
     if document.data is not REFUSED:
+        other = next((key for key in _NO_SCENARIO if isinstance(document.data, dict) and key in document.data), None)
+        if other is not None:
+            what, remedy = _NO_SCENARIO[other]
+            raise ScenarioError([Problem(file, 0, 0, f"expected a scenario, found {what}", remedy.format(file=file))])
         if isinstance(document.data, dict) and document.data.get("tier") == "bare":
             scenario, found = _bare(document, file)
         else:
@@ -57,7 +73,7 @@ def parse_scenario(text: str, file: Path | str, root: Path | str | None = None) 
         problems += found
     if problems or scenario is None:
         raise ScenarioError(sorted(set(problems), key=lambda one: (one.line, one.column, one.message)))
-    return scenario.located(_scenario_id(file, root), file)
+    return scenario.located(scenario_id(file, root), file, document.data)
 
 
 def _guest(document: Document, file: Path) -> tuple[Scenario | None, list[Problem]]:
@@ -86,7 +102,8 @@ def find_scenarios(paths: Iterable[Path | str]) -> list[Path]:
     """The scenario files that paths name, without duplicates.
 
     A file is taken as it is. A folder stands for every ``*.yaml`` in it and below, sorted; names that begin with a dot
-    are left out. A ``*.yml`` in a folder is an error, because it would silently never run.
+    are left out, and so are matrices and files of known failures. A ``*.yml`` in a folder is an error, because it
+    would silently never run.
 
     Args:
         paths: files and folders.
@@ -100,45 +117,50 @@ def find_scenarios(paths: Iterable[Path | str]) -> list[Path]:
     return found
 
 
-def lint(paths: Iterable[Path | str]) -> list[Problem]:
-    """Everything that is wrong with all scenario files that paths name; empty when nothing is.
+def find_all(paths: Iterable[Path | str]) -> tuple[list[Path], list[Problem]]:
+    """The files that paths name, as `find_scenarios`, with matrices and known failures; and what is wrong with them."""
+    return _find(paths, others=True)
 
-    Args:
-        paths: files and folders, as for `find_scenarios`.
+
+class UnreadableError(Exception):
+    """A file that cannot be read as text.
+
+    Attributes:
+        problem: why.
     """
-    found, problems = _find(paths)
-    for file in found:
-        try:
-            load_scenario(file)
-        except ScenarioError as error:
-            problems += error.problems
-    return problems
 
-
-class _Unreadable(Exception):
     def __init__(self, problem: Problem) -> None:
         super().__init__(str(problem))
         self.problem = problem
 
 
-def _read(file: Path) -> str:
-    """The text of a file."""
+def read_text(file: Path, what: str = "scenario") -> str:
+    """The text of a file.
 
-    def refused(message: str, hint: str | None = None, line: int = 0, column: int = 0) -> _Unreadable:
-        return _Unreadable(Problem(file, line, column, message, hint))
+    Args:
+        file: the file.
+        what: what it should be, for the problems: ``scenario``, ``matrix``, ``known failures``.
+
+    Raises:
+        UnreadableError: it is not there, is no text, or is too large.
+    """
+
+    def refused(message: str, hint: str | None = None, line: int = 0, column: int = 0) -> UnreadableError:
+        return UnreadableError(Problem(file, line, column, message, hint))
 
     try:
         mode = file.stat().st_mode
         if stat.S_ISDIR(mode):
             raise refused(
-                "expected a scenario file, found a folder", "name the file, or run all scenarios of the folder"
+                f"expected a {what} file, found a folder",
+                "name the file, or run all scenarios of the folder" if what == "scenario" else "name the file",
             )
         if not stat.S_ISREG(mode):
-            raise refused("expected a scenario file, found a special file")
+            raise refused(f"expected a {what} file, found a special file")
         with file.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise refused("expected a scenario file, found nothing there", "check the spelling of the path") from None
+        raise refused(f"expected a {what} file, found nothing there", "check the spelling of the path") from None
     except (OSError, ValueError) as error:
         raise refused(f"expected a readable file: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > MAX_BYTES:
@@ -153,14 +175,33 @@ def _read(file: Path) -> str:
         raise refused(message, "save the file as UTF-8", line, column) from None
 
 
-def _scenario_id(file: Path, root: Path | str | None) -> str:
+def scenarios_root(file: Path) -> Path:
+    """The scenarios folder that a file lies in: the nearest around it with a ``schema.json``, else its own folder."""
     absolute = file.absolute()
-    if root is not None:
-        base = Path(root).absolute()
-    else:
-        base = next((folder for folder in absolute.parents if (folder / _ROOT_MARK).is_file()), absolute.parent)
+    return next((folder for folder in absolute.parents if (folder / _ROOT_MARK).is_file()), absolute.parent)
+
+
+def scenario_id(file: Path, root: Path | str | None) -> str:
+    """The id of a scenario: its path below the scenarios folder without the suffix.
+
+    Args:
+        file: its file.
+        root: the scenarios folder; None looks for it around the file.
+    """
+    absolute = file.absolute()
+    base = scenarios_root(file) if root is None else Path(root).absolute()
     inside = absolute.relative_to(base) if absolute.is_relative_to(base) else Path(absolute.name)
     return inside.with_suffix("").as_posix()
+
+
+def other_kind(file: Path) -> str | None:
+    """What a file is that is no scenario by its first key: ``matrix``, ``failures``, or None for anything else."""
+    try:
+        # What a block scalar holds is indented, so a word at the beginning of a line is a key of the file itself.
+        found = _OTHER_KINDS.search(file.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return None
+    return found[1] if found else None
 
 
 def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -184,7 +225,7 @@ def _kind(path: Path) -> str:
     return "folder" if stat.S_ISDIR(mode) else "file"
 
 
-def _find(paths: Iterable[Path | str]) -> tuple[list[Path], list[Problem]]:
+def _find(paths: Iterable[Path | str], *, others: bool = False) -> tuple[list[Path], list[Problem]]:
     found: dict[Path, Path] = {}
     problems: list[Problem] = []
     for path in map(Path, paths):
@@ -195,6 +236,7 @@ def _find(paths: Iterable[Path | str]) -> tuple[list[Path], list[Problem]]:
             problems.append(Problem(path, 0, 0, "expected a scenario file or folder, found nothing there", hint))
         elif kind == "folder":
             files, wrong = _walk(path)
+            files = files if others else [file for file in files if other_kind(file) is None]
             hint = f"rename it to end in {_SUFFIX}; it would never run"
             problems += [
                 Problem(file, 0, 0, f"expected a name ending in {_SUFFIX}, found .yml", hint) for file in wrong

@@ -99,6 +99,11 @@ class Machine(Model):
     aw_bits: Literal[36, 39, 48] = Field(
         default=48, description="Address width of the vIOMMU in bits; 36 of virtio only."
     )
+    scalable: bool = Field(
+        default=False,
+        description="Whether intel-iommu is in scalable mode: PASID tables behind the context entries. Of iommu: intel "
+        "only.",
+    )
     memory: Annotated[Size, AfterValidator(_memory)] = Field(default=512 * _MIB, description="The guest's memory.")
     vm: bool = Field(
         default=False,
@@ -117,6 +122,12 @@ class Machine(Model):
     def _room_for_vm(self) -> Machine:
         if self.vm and self.memory < 1 << 30:
             raise refuse("at least 1G of memory beside vm: true", self.memory, "write memory: 1G")
+        return self
+
+    @model_validator(mode="after")
+    def _mode(self) -> Machine:
+        if self.scalable and self.iommu != "intel":
+            raise refuse("scalable mode of iommu: intel only", f"iommu: {self.iommu}", "take it away", quote=False)
         return self
 
     @model_validator(mode="after")

@@ -57,6 +57,10 @@ class ScenarioError(ConfigurationError):
 
 def suggest(word: str, known: Sequence[str], what: str = "known") -> str:
     """A hint for a word that is none of the known ones: the nearest, or all of them."""
+    short = word.removesuffix("-iommu")
+    if short != word and short in known:
+        # 'intel-iommu' is QEMU's name of what is 'intel' here, and is nearer to 'intel-39'.
+        return f"did you mean '{short}'?"
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6) if len(word) < 80 else []
     if near:
         return f"did you mean '{near[0]}'?"

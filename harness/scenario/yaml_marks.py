@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -72,22 +72,31 @@ class Document:
         return self.values.get(path, (1, 1))
 
 
+_BEGINS: Final = {
+    "scenario": ("a scenario", "begins with 'title: ...'"),
+    "matrix": ("a matrix", "begins with 'matrix: ...'"),
+    "known failures": ("known failures", "begin with 'failures:'"),
+}
+
+
 class _Stop(Exception):
     """Reading on makes no sense."""
 
 
-def read_document(text: str, file: Path) -> Document:
+def read_document(text: str, file: Path, *, numbers: bool = False, what: str = "scenario") -> Document:
     """Read YAML; whatever is wrong with it goes to the document's problems.
 
     Args:
         text: the file's text.
         file: its name, for the problems.
+        numbers: whether a key may be a whole number without quotes; it is kept as it is written.
+        what: what the file should be: ``scenario``, ``matrix``, ``known failures``.
     """
     # libyaml's parser is ten times as fast, and PyYAML's own says better what is wrong: so it reads what has problems.
     for loader in (getattr(yaml, "CSafeLoader", None), yaml.SafeLoader):
         if loader is None:
             continue
-        reader = _Reader(file, loader)
+        reader = _Reader(file, loader, numbers, what)
         try:
             reader.read(text)
         except _Stop:
@@ -98,9 +107,11 @@ def read_document(text: str, file: Path) -> Document:
 
 
 class _Reader:
-    def __init__(self, file: Path, loader: Any) -> None:
+    def __init__(self, file: Path, loader: Any, numbers: bool = False, what: str = "scenario") -> None:
+        self._what = what
         self.document = Document()
         self._file = file
+        self._keys = (str, int) if numbers else (str,)
         self._new_loader = loader
         self._loader: Any = None
 
@@ -132,19 +143,22 @@ class _Reader:
             before = text[:position]
             place = (before.count("\n") + 1, position - (before.rfind("\n") + 1) + 1)
             message = f"expected text, found the control character U+{ord(text[position]):04X}"
-            self._problem(place, message, "remove it; scenario files are plain UTF-8 text")
+            self._problem(place, message, f"remove it; {self._what} files are plain UTF-8 text")
             raise _Stop from None
         self._next()  # the start of the stream
         event = self._next()
         if isinstance(event, yaml.StreamEndEvent):
-            self._problem((1, 1), "expected a scenario, found an empty file", "a scenario begins with 'title: ...'")
+            wanted, begins = _BEGINS[self._what]
+            self._problem((1, 1), f"expected {wanted}, found an empty file", f"{wanted} {begins}")
             raise _Stop
         self.document.data = self._value(self._next(), (), 0)
         self._next()  # the end of the document
         event = self._next()
         if not isinstance(event, yaml.StreamEndEvent):
             self._problem(
-                _place(event.start_mark), "expected one document, found a second", "write one file per scenario"
+                _place(event.start_mark),
+                "expected one document, found a second",
+                "write one file for each" if self._what != "scenario" else "write one file per scenario",
             )
 
     def _value(self, event: Any, path: Path_, depth: int) -> Any:
@@ -204,7 +218,7 @@ class _Reader:
             self._problem(place, "expected a word as a key, found an anchor or a tag", "remove it")
         elif event.value == "<<" and not event.style:
             self._problem(place, "expected a key, found the merge key '<<'", "write the keys out")
-        elif not event.style and not isinstance(self._plain(event.value, place), str):
+        elif not event.style and type(self._plain(event.value, place)) not in self._keys:
             if len(self.document.problems) == before:
                 self._problem(
                     place, f"expected a word as a key, found {event.value or 'nothing'}", "write 'key: value'"

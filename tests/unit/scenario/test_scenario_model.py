@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import re
 from pathlib import Path
 
 import pytest
@@ -309,36 +308,6 @@ def test_models_take_the_form_of_files() -> None:
     data = {"title": "t", "source": "s", "machine": {}, "steps": [{"alloc": {"as": "a", "size": "2M"}, "id": "x"}]}
     step = Scenario.model_validate(data).steps[0]
     assert (step.kind, step.id, step.args_json()["size"]) == ("alloc", "x", 2 << 20)
-
-
-def test_the_kinds_are_those_of_the_documentation() -> None:
-    text = (PROJECT / "docs" / "scenarios.md").read_text()
-    table = text[text.index("| kind | arguments") :].split("\n\n")[0]
-    rows = {match[1]: match[2] for match in re.finditer(r"^\| `(\w+)` \|([^|]*)\|", table, re.M)}
-    assert list(rows) == list(KINDS)
-    for kind, told in rows.items():
-        for name, field in KINDS[kind].model_fields.items():
-            assert (field.alias or name) in told.replace("`", "") or told.startswith(" as `"), (kind, name)
-
-
-def test_keys_of_expect_are_those_of_the_documentation() -> None:
-    text = (PROJECT / "docs" / "scenarios.md").read_text()
-    table = text[text.index("| key | for | meaning |") :].split("\n\n")[0]
-    rows = {match[1]: match[2] for match in re.finditer(r"^\| `(\w+)` \|([^|]*)\|", table, re.M)}
-    assert set(rows) == {key for kind in KINDS for key in expect_keys(kind)} == set(StepExpect.model_fields)
-    for key, told in rows.items():
-        kinds = {kind for kind in KINDS if key in expect_keys(kind)}
-        words = told.strip()
-        if words.startswith("all but "):
-            assert kinds == set(KINDS) - set(re.findall(r"`(\w+)`", words)), key
-        elif not words.startswith("those "):
-            assert kinds == set(words.split(", ")), key
-
-
-def test_kinds_that_count_say_so_in_the_documentation() -> None:
-    text = (PROJECT / "docs" / "scenarios.md").read_text()
-    told = set(re.findall(r"^\| `(\w+)` \|.*counts: ", text, re.M))
-    assert told == {kind for kind in KINDS if "counts" in expect_keys(kind)}
 
 
 def test_keys_of_expect() -> None:
