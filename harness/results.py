@@ -195,11 +195,13 @@ class Evidence(_WithOracle):
             ``[    4.123456] DMAR: ...``.
         devices: device name to its address as the guest sees it (``02:00.0``).
         oracle: what the steps ran on; None for ``usdm``.
+        trace: lines of QEMU's trace that belong to no step, because there was none.
     """
 
     steps: tuple[StepEvidence, ...] = ()
     kernel_log: tuple[str, ...] = ()
     devices: dict[str, str] = Field(default_factory=dict)
+    trace: tuple[str, ...] = ()
 
     @property
     def served(self) -> tuple[str, ...]:
@@ -361,7 +363,20 @@ class Verdict(Record):
 
 
 class Versions(_WithOracle):
-    """What ran; ``template`` is empty for a guest that was booted."""
+    """What ran; ``template`` is empty for a guest that was booted.
+
+    Args:
+        harness: version of the harness.
+        python: version of the host's Python.
+        qemu: version of QEMU, e.g. ``11.1.3``.
+        qemu_build: which build it is, with its Debian version or its path.
+        kernel: release of the guest's kernel; empty without a guest.
+        image: name of the image; image_key: its key in the cache.
+        accelerator: ``tcg`` or ``kvm``; accelerator_reason: why that one.
+        payload: hash over the code that was sent into the guest.
+        guest_python: version of the guest's Python.
+        template: key of the template; empty for a guest that was booted.
+    """
 
     harness: str
     python: str
@@ -394,6 +409,9 @@ class CellResult(Record):
         start: ``clone`` of a template or ``boot``; empty when no guest was started.
         folder: the run folder of the cell, or empty when there is none.
         rerun: a command line that runs exactly this cell again.
+        versions: what ran; None where nothing was started.
+        verdict: what the judge found; None when it was not asked.
+        evidence: what the steps and the witnesses left; None without a guest.
         console_tail: the console's last lines, for errors.
         implementation: what the steps ran on; with ``both``, ``evidence`` is usdm's and ``reference`` its oracle's.
         reference: the oracle's evidence of a cell that ran on both.

@@ -23,6 +23,11 @@ def stopped_by(event: threading.Event) -> Iterator[None]:
         _event.reset(token)
 
 
+def current() -> threading.Event | None:
+    """The event that :func:`check` looks at in this thread, or None."""
+    return _event.get()
+
+
 def check() -> None:
     """Go on, unless this thread was told to stop.
 

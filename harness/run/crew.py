@@ -72,7 +72,7 @@ class Crew:
         """
         for index in order:
             self._waiting.put(index)
-        with _sigint(lambda: self._news.put(_Event.INTERRUPTED)):
+        with on_sigint(lambda: self._news.put(_Event.INTERRUPTED)):
             try:
                 for number in range(jobs):
                     threading.Thread(target=self._work, args=(number,), name=f"cell-{number}", daemon=True).start()
@@ -126,7 +126,7 @@ class Crew:
 
 
 @contextlib.contextmanager
-def _sigint(handle: Callable[[], object]) -> Iterator[None]:
+def on_sigint(handle: Callable[[], object]) -> Iterator[None]:
     """Have SIGINT call ``handle`` while the block lasts, where it would raise otherwise.
 
     Where it is ignored (a job in the background) or ends the process it stays so. Only the main thread may change it.

@@ -7,6 +7,7 @@ import platform
 import shutil
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 from harness.errors import HarnessError
@@ -58,7 +59,7 @@ def examine() -> list[Finding]:
     """Look at everything that a run needs; nothing is downloaded."""
     findings = [_python(), _machine()]
     findings += [_program(name, package) for name, package in _PROGRAMS.items()]
-    findings += [_keyring(), _mirror(), _memory(), _disk()]
+    findings += [_keyring(), _mirror(), _memory(), _disk(), _executable()]
     findings += _builds()
     findings += [_image(name) for name in recipe_names()]
     findings += [_library(name) for name in library_names()]
@@ -117,10 +118,24 @@ def _memory() -> Finding:
     )
 
 
-def _disk() -> Finding:
+def _cache_place() -> Path:
+    """The cache folder, or the nearest one above it that is there."""
     folder = cache_dir()
     while not folder.exists():
         folder = folder.parent
+    return folder
+
+
+def _executable() -> Finding:
+    """Whether programs can be run out of the cache, as QEMU is."""
+    if os.statvfs(_cache_place()).f_flag & os.ST_NOEXEC:
+        detail = f"{cache_dir()} is on a file system that is mounted noexec, and QEMU is run out of it"
+        return Finding("cache", "fail", detail, "set XDG_CACHE_HOME to a folder on another file system")
+    return Finding("cache", "ok", str(cache_dir()))
+
+
+def _disk() -> Finding:
+    folder = _cache_place()
     free = shutil.disk_usage(folder).free
     detail = f"{free >> 20} MiB free for {cache_dir()}"
     if free >= _DISK:

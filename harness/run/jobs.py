@@ -21,6 +21,8 @@ GUEST_BYTES: Final[dict[StartKind | Literal["bare"], int]] = {
     "clone": CLONE_BYTES,
     "bare": BARE_BYTES,
 }
+# What QEMU takes beside its guest's memory, at most.
+OVERHEAD_BYTES: Final = BOOT_BYTES - (512 << 20)
 # Guests at once for each core. A guest under TCG keeps one core busy for most of its life; what a clone waits for (0.1
 # s for each DMA of edu) is a larger part of its short one. Measured: docs/performance.md.
 JOBS_PER_CORE: Final[dict[StartKind | Literal["bare"], float]] = {"boot": 1.0, "clone": 1.5, "bare": 1.0}

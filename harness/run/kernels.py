@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from harness.image.build import Image, known_options
 from harness.image.recipe import Recipe, load_recipe, recipe_names
+from harness.run.options import DEFAULT_KERNEL
 from harness.scenario import Needs, Scenario
 from harness.scenario.values import version_tuple
 
@@ -13,9 +14,10 @@ from harness.scenario.values import version_tuple
 def kernel_with(needs: Needs) -> str | None:
     """The kernel that a scenario needs, by what its recipe calls it; None without any.
 
-    Debian's kernels come first, the lowest release of those that will do, and those that are compiled last: who needs
-    only a release waits for no compiler. A kernel whose image is not here counts where its options are known all the
-    same; where they are not, it is taken for its release, when the scenario asks for one and no other is known to do.
+    Debian's kernels come first, from the default on the lowest release of those that will do, then older ones, and
+    those that are compiled last: who needs only a release waits for no compiler. A kernel whose image is not here
+    counts where its options are known all the same; where they are not, it is taken for its release, when the scenario
+    asks for one and no other is known to do.
 
     Raises:
         ConfigurationError: a recipe is wrong.
@@ -32,8 +34,24 @@ def kernel_with(needs: Needs) -> str | None:
     return unknown[0] if unknown else None
 
 
-def _order(recipe: Recipe) -> tuple[bool, tuple[int, ...]]:
-    return recipe.source is not None, version_tuple(recipe.release)
+class KernelFinder:
+    """:func:`kernel_with` for many scenarios: recipes and caches are read once for those that need the same."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str | None, frozenset[tuple[str, bool]]], str | None] = {}
+
+    def kernel_with(self, needs: Needs) -> str | None:
+        """As the function."""
+        asked = needs.kernel, frozenset(needs.kernel_options.items())
+        if asked not in self._found:
+            self._found[asked] = kernel_with(needs)
+        return self._found[asked]
+
+
+def _order(recipe: Recipe) -> tuple[bool, bool, tuple[int, ...]]:
+    release = version_tuple(recipe.release)
+    # One that is older than the default is had by those who ask for it.
+    return recipe.source is not None, release < version_tuple(DEFAULT_KERNEL), release
 
 
 def lacking(needs: Needs, image: Image) -> list[str]:

@@ -44,9 +44,10 @@ class Resources:
         emulations: by the name of the QEMU build.
         images: by kernel version.
         payload: what is sent into every guest.
-        library: the C library in the payload, None without.
+        library: the C library, None without.
         modules: the test module, by kernel version, where steps run on the kernel's own functions.
         no_module: why there is none, by kernel version, where some would.
+        others: further C libraries by the name of their recipe.
     """
 
     emulations: dict[str, Emulation]
@@ -55,6 +56,11 @@ class Resources:
     library: Library | None = None
     modules: dict[str, Module] = field(default_factory=dict)
     no_module: dict[str, str] = field(default_factory=dict)
+    others: dict[str, Library] = field(default_factory=dict)
+
+    def library_of(self, name: str) -> Library | None:
+        """The C library of this name where there are several, else the one that there is."""
+        return self.others.get(name, self.library)
 
     def plan(self, spec: MachineSpec, qemu: str, kernel: str, folder: Path) -> GuestPlan:
         """Everything that a guest is started from.
@@ -77,14 +83,16 @@ class Resources:
         )
 
 
-def prepare(options: RunOptions, say: Say, *, guests: bool = True, library: bool | None = None) -> Resources:
+def prepare(
+    options: RunOptions, say: Say, *, guests: bool = True, libraries: tuple[str, ...] | None = None
+) -> Resources:
     """Find (with ``--fetch``: get) what a run needs.
 
     Args:
         options: what was asked for.
         say: told what goes on.
         guests: whether a guest is started at all; without one no image is looked for.
-        library: whether steps run on the C library; None takes the options' word.
+        libraries: the C libraries that steps run on, by name; None takes the options' word.
 
     Raises:
         ConfigurationError: an unknown build or kernel, or no ``usdm`` package.
@@ -94,18 +102,19 @@ def prepare(options: RunOptions, say: Say, *, guests: bool = True, library: bool
     usdm_package(options.usdm)
     for kernel in options.kernels:
         recipe_for_kernel(kernel)
-    if library is None:
-        library = options.implementation in ("libusdm", "both")
-    found = _library(options, say) if library else None
-    payload = build_payload(options.usdm, found.file if found else None)
+    if libraries is None:
+        libraries = (options.libusdm,) if options.implementation in ("libusdm", "both") else ()
+    found = [_library(name, options, say) for name in libraries]
+    payload = build_payload(options.usdm)
     builds = {name: _build(name, options, say) for name in dict.fromkeys(options.qemu)}
     images = {kernel: _image(kernel, options, say) for kernel in dict.fromkeys(options.kernels) if guests}
     emulations = {
         # KVM is tried where a guest may need it: that takes seconds.
-        name: Emulation(build, capabilities(build), decide(build, options.accel) if guests else _UNUSED)
+        name: Emulation(build, capabilities(build), _decide(build, options) if guests else _UNUSED)
         for name, build in builds.items()
     }
-    return Resources(emulations, images, payload, found)
+    others = {one.name: one for one in found[1:]}
+    return Resources(emulations, images, payload, found[0] if found else None, others=others)
 
 
 def with_images(resources: Resources, kernels: Iterable[str], options: RunOptions, say: Say) -> Resources:
@@ -171,16 +180,22 @@ def fetch_all(options: RunOptions, libraries: tuple[str, ...], say: Say) -> None
         say(f"libusdm {library.name}: {library.version}")
 
 
-def _library(options: RunOptions, say: Say) -> Library:
+def _library(name: str, options: RunOptions, say: Say) -> Library:
     if options.fetch:
-        return fetch_library(options.libusdm, mirror=options.mirror, offline=options.offline, say=say)
-    return find_library(options.libusdm)
+        return fetch_library(name, mirror=options.mirror, offline=options.offline, say=say)
+    return find_library(name)
 
 
 def _module(image: Image, options: RunOptions, say: Say) -> Module:
     if options.fetch:
         return fetch_module(image, mirror=options.mirror, offline=options.offline, say=say)
     return find_module(image)
+
+
+def _decide(build: QemuBuild, options: RunOptions) -> Decision:
+    if options.elsewhere and options.accel == "kvm":
+        return Decision("kvm", "chosen by --accel kvm, and tried on the machine that the guest runs on")
+    return decide(build, options.accel)
 
 
 def _build(name: str, options: RunOptions, say: Say) -> QemuBuild:

@@ -14,11 +14,12 @@ from time import monotonic
 
 from harness import stopping
 from harness.errors import ConfigurationError, InfrastructureError
+from harness.machine.spec import MachineSpec
 from harness.paths import runs_dir
 from harness.report.json_report import write_cell, write_run
 from harness.results import CellResult, Outcome, Progress, RunResult
 from harness.run.cell import run_cell
-from harness.run.cells import Cell, prepare_cells
+from harness.run.cells import Cell, machine_spec, prepare_cells
 from harness.run.crew import Crew
 from harness.run.durations import Durations, key
 from harness.run.jobs import StartKind, available_memory, default_jobs
@@ -29,7 +30,7 @@ from harness.scenario import BareScenario, Scenario
 _KEPT_RUNS = 20
 
 
-class _Serial(Progress):
+class SerialProgress(Progress):
     """Passes calls on, one at a time; what several cells say in the same words only once."""
 
     def __init__(self, inner: Progress) -> None:
@@ -37,15 +38,23 @@ class _Serial(Progress):
         self._lock = threading.Lock()
         self._said: set[str] = set()
 
+    def run_started(self, total: int, jobs: int) -> None:
+        """Pass it on."""
+        with self._lock:
+            self._inner.run_started(total, jobs)
+
     def cell_stage(self, scenario: str, stage: str) -> None:
+        """Pass it on."""
         with self._lock:
             self._inner.cell_stage(scenario, stage)
 
     def cell_finished(self, result: CellResult) -> None:
+        """Pass it on."""
         with self._lock:
             self._inner.cell_finished(result)
 
     def message(self, text: str) -> None:
+        """Pass it on, unless it has been said."""
         with self._lock:
             if text not in self._said:
                 self._said.add(text)
@@ -58,13 +67,17 @@ def run_scenarios(options: RunOptions, progress: Progress) -> RunResult:
     Ctrl-C ends the guests at once, whatever they are at; what was done until then is in the result. When this is called
     in the main thread, SIGINT is dealt with here until the last guest has ended: further ones change nothing.
 
+    Args:
+        options: what to run, and on what.
+        progress: is told what happens meanwhile.
+
     Raises:
         ScenarioError, ConfigurationError: nothing was run because what was asked for is wrong.
         InfrastructureError: nothing was run because something is missing.
     """
     began = monotonic()
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    serial = _Serial(progress)
+    serial = SerialProgress(progress)
     cells, resources = prepare_cells(options, serial.message)
     guests = any(isinstance(cell.scenario, Scenario) for cell in cells)
     jobs = min(options.jobs or default_jobs(options.start if guests else "bare"), len(cells))
@@ -97,14 +110,31 @@ def longest_first(cells: Sequence[Cell], start: StartKind, known: Mapping[str, f
     Args:
         cells: the cells.
         start: how their guests are started.
-        known: seconds by ``harness.run.durations.key``. Cells without come first, since they may be long.
+        known: seconds by ``harness.run.durations.key``. Cells without come first, since they may be long: of those the
+            first of each machine, so that threads make different templates instead of waiting for the same one; that
+            of a machine with a virtual machine inside, which is minutes of work, before all.
     """
     # Without a guest a cell takes a tenth of a second: it fills the gaps at the end.
     seconds = [
         0.0 if isinstance(cell.scenario, BareScenario) else known.get(key(cell.scenario.id, start), math.inf)
         for cell in cells
     ]
-    return sorted(range(len(cells)), key=lambda index: -seconds[index])
+    order = sorted(range(len(cells)), key=lambda index: -seconds[index])
+    unknown = [index for index in order if seconds[index] == math.inf]
+    firsts = {_machine(cells[index]): index for index in reversed(unknown)}
+    first = sorted(firsts.values(), key=lambda index: (not _has_vm(cells[index]), index))
+    begun = set(first)
+    return [*first, *(index for index in order if index not in begun)]
+
+
+def _machine(cell: Cell) -> tuple[MachineSpec | None, str, str]:
+    """What cells have in common that are cloned from one template."""
+    spec = None if isinstance(cell.scenario, BareScenario) else machine_spec(cell.scenario).frozen
+    return spec, cell.qemu, cell.kernel
+
+
+def _has_vm(cell: Cell) -> bool:
+    return isinstance(cell.scenario, Scenario) and cell.scenario.machine.vm
 
 
 def _durations(cells: Sequence[Cell], results: Mapping[int, CellResult]) -> dict[str, float]:
@@ -120,7 +150,21 @@ def _durations(cells: Sequence[Cell], results: Mapping[int, CellResult]) -> dict
 
 
 def _run_one(cell: Cell, resources: Resources, options: RunOptions, folder: Path, progress: Progress) -> CellResult:
+    """Run a cell in its folder of the run, and tell of its result."""
+    result = run_and_write(cell, resources, options, folder / cell.folder_name, progress)
+    progress.cell_finished(result)
+    return result
+
+
+def run_and_write(cell: Cell, resources: Resources, options: RunOptions, where: Path, progress: Progress) -> CellResult:
     """Run a cell and write its result down, in a thread of the crew.
+
+    Args:
+        cell: the cell.
+        resources: what was prepared for the run.
+        options: deadlines.
+        where: the cell's folder; made here.
+        progress: told of the cell's stages; calls may come from several threads at once.
 
     Raises:
         KeyboardInterrupt: the run is being stopped: the cell has no result, for its guest was ended under it.
@@ -134,12 +178,10 @@ def _run_one(cell: Cell, resources: Resources, options: RunOptions, folder: Path
         stopping.check()
         progress.message(text)
 
-    where = folder / cell.folder_name
     result = run_cell(cell, resources, options, where, stage, say)
     stopping.check()
     if result.folder:
         write_cell(result, where)
-    progress.cell_finished(result)
     return result
 
 

@@ -19,14 +19,15 @@ from harness.errors import ConfigurationError
 from harness.guest.freeze import get_template
 from harness.guest.guest import Guest, running_guest
 from harness.guest.payload import GUEST_FOLDER
-from harness.machine.spec import DeviceSpec, MachineSpec
-from harness.run.cell import SETUP_SECONDS
-from harness.run.cells import Cell, choose_kernels, machine_spec
+from harness.machine.spec import DeviceSpec
+from harness.run.cells import Cell, choose_kernels, machine_spec, spec_of
 from harness.run.models import unmet_model, with_model
 from harness.run.options import RunOptions
 from harness.run.resources import prepare
 from harness.run.schedule import make_run_folder
-from harness.scenario import BareScenario, load_scenario
+from harness.run.session import SETUP_SECONDS
+from harness.scenario import BareScenario, Device, Machine, load_scenario
+from harness.scenario.point import NotApplicable, at_point, machine_at
 
 _CHUNK = 32 * 1024
 _OPEN_SECONDS = 30.0
@@ -53,8 +54,13 @@ def open_shell(options: RunOptions, scenario: Path | None, command: str | None, 
     loaded = load_scenario(scenario) if scenario else None
     if isinstance(loaded, BareScenario):
         raise ConfigurationError(f"{scenario} is a bare scenario: it has no guest that a shell could be opened in")
-    loaded = loaded and with_model(loaded, model)
-    spec = machine_spec(loaded) if loaded else MachineSpec(devices=(DeviceSpec(f"{model}0", model, "02:00.0"),))
+    (point,) = options.points
+    try:
+        loaded = loaded and with_model(at_point(loaded, point), model)
+        plain = Machine(devices={f"{model}0": Device(model=model, at="02:00.0")})
+        spec = machine_spec(loaded) if loaded else spec_of(machine_at(plain, point))
+    except NotApplicable as error:
+        raise ConfigurationError(f"the machine cannot be so: {error.reason}") from None
     qemu, kernel = options.qemu[0], options.kernels[0]
     resources = prepare(options, say)
     if loaded:
@@ -78,7 +84,7 @@ def open_shell(options: RunOptions, scenario: Path | None, command: str | None, 
         guest.find_devices(deadline)
         devices = ", ".join(_words(device) for device in spec.devices) or "no device"
         say(f"ready: {devices}; usdm is in {GUEST_FOLDER}, the console's log in {folder}; Ctrl-D ends the guest")
-        return _attach(guest, command)
+        return attach(guest, command)
 
 
 def _words(device: DeviceSpec) -> str:
@@ -86,7 +92,24 @@ def _words(device: DeviceSpec) -> str:
     return f"{device.name} at {device.at}{later}"
 
 
-def _attach(guest: Guest, command: str | None) -> int:
+def has_terminal() -> bool:
+    """Whether a person sits at standard input and output."""
+    return os.isatty(0) and os.isatty(1)
+
+
+def attach(guest: Guest, command: str | None) -> int:
+    """Connect standard input and output with a shell in a guest, or with one command.
+
+    Args:
+        guest: the guest.
+        command: a command line instead of a shell.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        TimeoutError, GuestLost: the guest did not open a session.
+    """
     interactive = command is None and sys.stdin.isatty()
     with guest.ssh.channel(Deadline.after(_OPEN_SECONDS)) as channel:
         if interactive:

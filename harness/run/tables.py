@@ -51,7 +51,8 @@ def read_tables(guest: Guest, device: DeviceSpec, first: int, size: int, deadlin
     Returns:
         JSON values: ``way`` in words; ``untranslated`` (every IOVA is the physical address itself); ``runs``, pieces as
         ``[iova, physical address, bytes, bytes of a page, "r", "w" or "rw"]``, ascending; where there are page tables
-        ``stage``, ``levels``, ``domain``; ``mode`` of the root table; ``reads`` and ``seconds``, what it cost.
+        ``stage``, ``levels``, ``domain``; ``mode`` of the root table, and ``asked``, the machine's; ``reads`` and
+        ``seconds``, what it cost.
 
     Raises:
         InfrastructureError, EmulatorCrash: see :func:`add_tables`.
@@ -69,6 +70,7 @@ def read_tables(guest: Guest, device: DeviceSpec, first: int, size: int, deadlin
         values: dict[str, Any] = {"way": str(found.way), "untranslated": found.way.untranslated, "runs": []}
         if found.mode is not None:
             values["mode"] = found.mode.name.lower()
+            values["asked"] = "scalable" if guest.spec.scalable else "legacy"
         if found.tables is not None:
             tables = found.tables
             values |= {"stage": tables.stage.name, "levels": tables.levels, "domain": tables.domain}

@@ -14,7 +14,6 @@ from harness.guest.freeze import get_template, ingredients
 from harness.guest.guest import GuestPlan
 from harness.guest.payload import build_payload
 from harness.image.build import Image, find_image
-from harness.image.library import Library, find_library, library_names
 from harness.image.recipe import load_recipe, recipe_names
 from harness.machine.accel import Accelerator, Decision
 from harness.machine.builds import list_builds
@@ -22,7 +21,6 @@ from harness.machine.probe import capabilities
 from harness.machine.snapshot import can_load
 from harness.machine.spec import MachineSpec
 from harness.machine.template import Template, find_template, list_templates, prune_templates
-from harness.results import Implementation
 from harness.run.cells import Cell, list_scenarios, machine_spec, prepare_cells, unmet
 from harness.run.options import RunOptions
 from harness.run.resources import Emulation, Resources, prepare
@@ -158,25 +156,22 @@ def list_known() -> list[Listed]:
 def current_keys() -> set[str]:
     """The keys of all templates that the project's scenarios, or a shell, could be cloned from as things are now.
 
-    That is with the working tree's ``usdm``, with and without each C library that is here, and every QEMU build, image
-    and accelerator that may be asked for.
+    That is with the working tree's ``usdm``, and every QEMU build, image and accelerator that may be asked for. It
+    makes no difference what the steps run on.
 
     Raises:
         ScenarioError, ConfigurationError: as :func:`list_known`.
     """
     scenarios = [one for one in list_scenarios(()) if isinstance(one, Scenario)]
     keys = set()
-    images = _images_here()
-    emulations = [_emulations_here(accelerator) for accelerator in _ACCELERATORS]
-    for library in (None, *_libraries_here()):
-        payload = build_payload(library=library.file if library else None)
-        kinds: tuple[Implementation, ...] = ("usdm", "libusdm") if library else ("usdm",)
-        for builds in emulations:
-            resources = Resources(builds, images, payload, library)
-            for qemu, kernel in product(builds, images):
-                cells = [Cell(one, qemu, kernel, one.id, implementation=on) for on in kinds for one in scenarios]
-                keys |= _keys_of(cells, resources)
-                keys |= _shell_keys(resources, qemu, kernel)
+    images, payload = _images_here(), build_payload()
+    for accelerator in _ACCELERATORS:
+        resources = Resources(_emulations_here(accelerator), images, payload)
+        for qemu, kernel in product(resources.emulations, images):
+            # One for the C library alone is cloned from its machine's template as well.
+            ons = [one.needs.implementation or "usdm" for one in scenarios]
+            cells = [Cell(one, qemu, kernel, one.id, implementation=on) for one, on in zip(scenarios, ons, strict=True)]
+            keys |= _keys_of(cells, resources) | _shell_keys(resources, qemu, kernel)
     return keys
 
 
@@ -302,17 +297,6 @@ def _images_here() -> dict[str, Image]:
     for name in recipe_names():
         try:
             found[load_recipe(name).kernel] = find_image(name)
-        except HarnessError:
-            continue
-    return found
-
-
-def _libraries_here() -> list[Library]:
-    """The C libraries that are here and whole."""
-    found = []
-    for name in library_names():
-        try:
-            found.append(find_library(name))
         except HarnessError:
             continue
     return found

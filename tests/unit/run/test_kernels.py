@@ -17,12 +17,13 @@ from harness.image.recipe import load_recipe
 from harness.machine.accel import Decision
 from harness.machine.builds import QemuBuild
 from harness.machine.probe import Capabilities
+from harness.run import kernels as run_kernels
 from harness.run import resources as run_resources
 from harness.run.cells import Cell, choose_kernels, unmet
-from harness.run.kernels import kernel_with, kernels_beside
+from harness.run.kernels import KernelFinder, kernel_with, kernels_beside
 from harness.run.options import RunOptions
 from harness.run.resources import Emulation, Resources, fetch_all
-from harness.scenario import Scenario
+from harness.scenario import Needs, Scenario
 from harness.scenario.load import parse_scenario
 
 STOCK = frozenset({"VFIO", "PCI"})
@@ -242,3 +243,17 @@ def test_a_build_whose_amd_iommu_remaps_no_dma_skips_it(images: Images, properti
     said = f"needs QEMU >=11 for iommu: amd, this is {emulation.build.version}, whose amd-iommu remaps no DMA"
     assert unmet(one, with_amd(properties)) == said
     assert unmet(one, with_amd({"amd-iommu": frozenset({"dma-remap"})})) is None
+
+
+def test_for_many_scenarios_it_is_looked_for_once_for_each_needs(monkeypatch: pytest.MonkeyPatch):
+    asked: list[dict[str, bool]] = []
+
+    def found(needs: Needs) -> str | None:
+        asked.append(needs.kernel_options)
+        return "lab" if needs.kernel_options.get("VFIO_NOIOMMU") else None
+
+    monkeypatch.setattr(run_kernels, "kernel_with", found)
+    finder = KernelFinder()
+    needs = [scenario(f"{{VFIO_NOIOMMU: {wanted}}}").needs for wanted in ("true", "false", "true", "false")]
+    assert [finder.kernel_with(one) for one in needs] == ["lab", None, "lab", None]
+    assert asked == [{"VFIO_NOIOMMU": True}, {"VFIO_NOIOMMU": False}]

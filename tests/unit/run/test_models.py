@@ -39,7 +39,9 @@ def cells(*models: DmaModel, path: Path = DMA, qemu: tuple[str, ...] = ("11.1",)
 
 def resources(properties: dict[str, frozenset[str]], version: str = "11.1.3") -> Resources:
     nowhere = Path("-")
-    image = Image("trixie", "i", nowhere, nowhere, nowhere, "6.12.88", {}, "2026", 1, frozenset({"VFIO"}))
+    image = Image(
+        "trixie", "i", nowhere, nowhere, nowhere, "6.12.88", {}, "2026", 1, frozenset({"VFIO", "VIRTIO_IOMMU"})
+    )
     build = QemuBuild("11.1", version, "b", ("qemu",), {}, None)
     emulation = Emulation(build, Capabilities("pc-q35-11.1", True, properties, frozenset()), Decision("tcg", "no KVM"))
     return Resources({"11.1": emulation}, {"6.12": image}, Payload(b"", "p"))

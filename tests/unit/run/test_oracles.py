@@ -180,7 +180,7 @@ def test_what_is_skipped_for_its_implementation_needs_no_library(
 ) -> None:
     file.write_text(text(PLAIN, needs=needs))
     got: list[bool] = []
-    monkeypatch.setattr(cells, "prepare", lambda options, say, *, guests, library: got.append(library))
+    monkeypatch.setattr(cells, "prepare", lambda options, say, *, guests, libraries: got.append(bool(libraries)))
     monkeypatch.setattr(cells, "choose_kernels", lambda cells, options, resources, say: (cells, resources))
     monkeypatch.setattr(cells, "with_modules", lambda resources, kernels, options, say: resources)
     cells.prepare_cells(RunOptions(paths=(file,), implementation="both"), pytest.fail)

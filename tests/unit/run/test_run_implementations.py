@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import shlex
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from harness.machine.probe import Capabilities
 from harness.machine.snapshot import Method
 from harness.machine.template import Template
 from harness.results import CellResult, Outcome
-from harness.run import cell
+from harness.run import cell, session
 from harness.run.cells import Cell, expand, unmet
 from harness.run.options import Implementation, RunOptions
 from harness.run.resources import Emulation, Resources
@@ -55,8 +56,8 @@ def scenario(*steps: str, needs: str = "{}") -> Scenario:
     return parse_scenario(f"title: t\nsource: s\nmachine: {{}}\nneeds: {needs}\nsteps:\n{listed}", "x.yaml")
 
 
-def library(version: str) -> Library:
-    return Library(version[:5], "l" * 64, Path("libusdm.so"), version)
+def library(version: str, file: Path = Path("libusdm.so")) -> Library:
+    return Library(version[:5], "l" * 64, file, version)
 
 
 @dataclass
@@ -79,11 +80,17 @@ class Pretended:
         (plan.folder / "console.log").write_text(f"console of {plan.folder.name}\n")
         yield PretendedGuest(self, plan, SimpleNamespace(files=SimpleNamespace(log=log), devices=None))
 
+    @property
+    def file(self) -> Path:
+        file = self.tmp_path / "libusdm.so"
+        file.write_bytes(b"\x7fELF of libusdm")
+        return file
+
     def resources(self) -> Resources:
         build = QemuBuild("11.1", "11.1.3", "b", ("qemu",), {}, None)
         image = Image("trixie", "i", self.tmp_path, self.tmp_path, self.tmp_path, "6.12.88", {}, "2026", 1)
         emulation = Emulation(build, Capabilities("pc-q35-11.1", True, {}, frozenset()), Decision("tcg", "no KVM"))
-        return Resources({"11.1": emulation}, {"6.12": image}, Payload(b"", "p"), library(self.version))
+        return Resources({"11.1": emulation}, {"6.12": image}, Payload(b"", "p"), library(self.version, self.file))
 
     def run(self, implementation: Implementation) -> CellResult:
         one = Cell(parse_scenario(TEXT, "x.yaml"), "11.1", "6.12", "x", implementation=implementation, libusdm="26.08")
@@ -99,6 +106,7 @@ class PretendedGuest(Guest):
         super().__init__(plan.spec, True, emulator, nothing, nothing, nothing, {"start": 0.1})
         self.pretended = pretended
         self.implementation = "not told"
+        self.has_library = False
 
     def start_worker(self, deadline: Deadline) -> Any:
         return SimpleNamespace(python="3.13.5")
@@ -107,6 +115,11 @@ class PretendedGuest(Guest):
         pretended = self.pretended
         if kind == "_begin":
             self.implementation = args["implementation"]
+            # Only where the steps run on it, and before it is asked for.
+            assert self.has_library == (self.implementation == "libusdm")
+        if kind == "_library":
+            assert base64.b64decode(args["data"]) == b"\x7fELF of libusdm"
+            self.has_library = True
         pretended.asked.append((self.implementation, kind))
         if pretended.error is not None and pretended.fails == (self.implementation, kind):
             raise pretended.error
@@ -121,12 +134,18 @@ class PretendedGuest(Guest):
 def pretended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pretended:
     pretended = Pretended(tmp_path)
     template = Template("k" * 64, tmp_path, Method.FILE, "6.12.88 3.4", "2026", {})
-    monkeypatch.setattr(cell, "get_template", lambda plan, boot_seconds, say: template)
-    monkeypatch.setattr(cell, "running_guest", pretended.running_guest)
+    monkeypatch.setattr(session, "get_template", lambda plan, boot_seconds, say: template)
+    monkeypatch.setattr(session, "running_guest", pretended.running_guest)
     return pretended
 
 
 STEPS = ["_begin", "register", "buffer", "translate", "_end"]
+
+
+def asked(*sides: str) -> list[tuple[str, str]]:
+    """What each side's guest is asked; one that runs on the library is sent it first."""
+    sent = [("not told", "_library")]
+    return [one for side in sides for one in ((sent if side == "libusdm" else []) + [(side, kind) for kind in STEPS])]
 
 
 # ---- a cell
@@ -134,7 +153,7 @@ STEPS = ["_begin", "register", "buffer", "translate", "_end"]
 
 def test_a_cell_on_both_runs_the_same_steps_on_each(pretended: Pretended):
     result = pretended.run("both")
-    assert pretended.asked == [(which, kind) for which in ("usdm", "libusdm") for kind in STEPS]
+    assert pretended.asked == asked("usdm", "libusdm")
     assert (result.outcome, result.message) == (Outcome.PASS, "")
     assert result.evidence is not None
     assert result.reference is not None
@@ -164,7 +183,7 @@ def test_each_side_has_a_folder_of_its_own(pretended: Pretended):
 @pytest.mark.parametrize(("which", "version"), [("usdm", ""), ("libusdm", NEW)])
 def test_a_cell_on_one_has_one_evidence_in_its_own_folder(pretended: Pretended, which: Any, version: str):
     result = pretended.run(which)
-    assert pretended.asked == [(which, kind) for kind in STEPS]
+    assert pretended.asked == asked(which)
     assert (result.outcome, result.reference, result.implementation) == (Outcome.PASS, None, which)
     assert result.evidence is not None
     assert result.evidence.libusdm == version

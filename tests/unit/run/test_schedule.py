@@ -20,7 +20,7 @@ from harness.run.cells import Cell
 from harness.run.durations import Durations, key
 from harness.run.options import RunOptions
 from harness.run.schedule import longest_first, run_scenarios
-from harness.scenario import load_scenario
+from harness.scenario import load_scenario, parse_scenario
 
 GIVE_UP = 30.0
 FILE = scenarios_dir() / "dma" / "unmapped_read.yaml"
@@ -103,6 +103,18 @@ def test_longest_first_and_those_before_that_nobody_knows():
     assert [cells[index].name for index in order] == ["a", "d", "e", "c", "b", "f"]
     assert longest_first(cells[:2], "boot", known) == [1, 0]
     assert longest_first([], "clone", known) == []
+
+
+def test_of_those_that_nobody_knows_each_machine_begins_with_one():
+    """Three threads that begin with cells of one machine would make its template once and wait for it twice."""
+    machines = ["{}", "{}", "{aw_bits: 39}", "{aw_bits: 39}", *["{vm: true, memory: 1G}"] * 2]
+    cells = []
+    for name, machine in zip("abcdef", machines, strict=True):
+        text = f"title: t\nsource: s\nmachine: {machine}\nsteps: [{{statistics: {{}}}}]\n"
+        cells.append(Cell(parse_scenario(text, FILE).located(name, FILE), "11.1", "6.12", name))
+    assert [cells[index].name for index in longest_first(cells, "clone", {})] == list("eacbdf")
+    known = {key("a", "clone"): 50.0, key("e", "clone"): 60.0}
+    assert [cells[index].name for index in longest_first(cells, "clone", known)] == list("fbcdea")
 
 
 def test_results_are_in_the_order_of_the_scenarios_and_the_next_run_starts_with_the_longest(bench):

@@ -23,7 +23,7 @@ from harness.machine.snapshot import Method
 from harness.machine.template import Template
 from harness.paths import scenarios_dir
 from harness.results import CellResult, Outcome
-from harness.run import cell, schedule, shell, templates
+from harness.run import cell, schedule, session, shell, templates
 from harness.run.cells import Cell
 from harness.run.options import RunOptions
 from harness.run.resources import Emulation, Resources
@@ -111,11 +111,11 @@ class PretendedGuest(Guest):
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pretended:
     pretended = Pretended(tmp_path)
-    for module in (cell, shell):
+    for module in (session, shell):
         monkeypatch.setattr(module, "get_template", pretended.get_template)
         monkeypatch.setattr(module, "running_guest", pretended.running_guest)
     monkeypatch.setattr(shell, "prepare", pretended.resources)
-    monkeypatch.setattr(shell, "_attach", lambda guest, command: 7)
+    monkeypatch.setattr(shell, "attach", lambda guest, command: 7)
     return pretended
 
 

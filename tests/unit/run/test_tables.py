@@ -61,6 +61,7 @@ def test_a_devices_own_tables(monkeypatch: pytest.MonkeyPatch):
         "way": "translated",
         "untranslated": False,
         "mode": "legacy",
+        "asked": "legacy",
         "stage": "second",
         "levels": 4,
         "domain": 7,
