@@ -97,15 +97,21 @@ def _rows(step: StepEvidence, number: str, failed: bool) -> Iterator[tuple[str, 
         number,
         one_line(step.kind),
         f"{step.seconds:.3f}",
-        _short(_pairs({key: value for key, value in step.args.items() if key != "steps"}), _ARGS),
-        _short(_observed(step), _SEEN),
+        _short(arguments_text(step), _ARGS),
+        _short(observed_text(step), _SEEN),
     )
     for position, child in enumerate(step.children):
         # Which child of a fork failed is not marked: a check knows its step only.
         yield from _rows(child, f"{number}.{position}", failed=False)
 
 
-def _observed(step: StepEvidence) -> str:
+def arguments_text(step: StepEvidence) -> str:
+    """A step's arguments in one line, without the steps of a fork."""
+    return _pairs({key: value for key, value in step.args.items() if key != "steps"})
+
+
+def observed_text(step: StepEvidence) -> str:
+    """What a step observed in one line: error, return value, values, what the devices saw."""
     parts = []
     if step.error is not None:
         parts.append(f"{step.error.type}: {step.error.message}" if step.error.message else step.error.type)

@@ -15,17 +15,29 @@ from harness.results import CellResult, Outcome, Record, RunResult
 
 CELL_FILE: Final = "verdict.json"
 RUN_FILE: Final = "run.json"
+ROW_FILE: Final = "row.json"
+"""Beside the ``verdict.json`` of an attempt in a qualification: what of its row is not in there."""
 
 _Result = TypeVar("_Result", bound=Record)
 
 
 def write_cell(result: CellResult, folder: Path) -> Path:
-    """Write a cell's ``verdict.json`` into its folder and return the file's path."""
+    """Write a cell's ``verdict.json`` into its folder and return the file's path.
+
+    Args:
+        result: the cell's result.
+        folder: the cell's folder, which is there.
+    """
     return write_text(folder / CELL_FILE, _text(result.model_dump()))
 
 
 def write_run(result: RunResult, folder: Path) -> Path:
-    """Write ``run.json``, which has the whole run with all evidence, and return its path."""
+    """Write ``run.json``, which has the whole run with all evidence, and return its path.
+
+    Args:
+        result: the result of the run.
+        folder: the run's folder, which is there.
+    """
     return write_text(folder / RUN_FILE, _text(result.model_dump()))
 
 
@@ -33,6 +45,9 @@ def run_json(result: RunResult) -> str:
     """A run for another program: outcomes, verdicts, counts and the exit code, without the evidence.
 
     The evidence is in the cells' folders and in ``run.json``.
+
+    Args:
+        result: the result of the run.
     """
     document = result.model_dump(exclude={"cells": {"__all__": {"evidence", "reference"}}})
     document["counts"] = {str(outcome): number for outcome, number in counts(result.cells).items()}
@@ -55,20 +70,35 @@ def exit_code(result: RunResult) -> int:
 def load_run(folder: Path) -> RunResult:
     """Read a run again from its folder.
 
-    A run that was killed has no ``run.json``; then the cells that had finished are collected from their own files.
+    A run that was killed has no ``run.json``; then the cells that had finished are collected from their own files, at
+    most two folders below. The folder of one cell is read as a finished run of this cell.
 
     Raises:
-        ConfigurationError: the folder has no results, or a file in it cannot be read as such.
+        ConfigurationError: the folder has no results, is a qualification without its results file, or a file in it
+            cannot be read as a result.
     """
     file = folder / RUN_FILE
     if file.is_file():
         return _read(file, RunResult)
-    cells = [_read(found, CellResult) for found in sorted(folder.rglob(CELL_FILE))]
-    if not cells:
+    own = folder / CELL_FILE
+    if own.is_file():
+        cell = _read(own, CellResult)
+        return RunResult(started="", argv=(), cells=(cell,), seconds=cell.seconds)
+    try:
+        files = sorted(found for pattern in (f"*/{CELL_FILE}", f"*/*/{CELL_FILE}") for found in folder.glob(pattern))
+    except OSError as error:
+        raise ConfigurationError(f"{folder} cannot be read: {error}", hint="give the folder of a run") from error
+    if not files:
         raise ConfigurationError(
-            f"{folder} has no results: neither {RUN_FILE} nor a {CELL_FILE} below it",
+            f"{folder} has no results: neither {RUN_FILE} nor a {CELL_FILE} in a folder of it",
             hint="give the folder of a run; the summary of a run names it",
         )
+    if any((found.parent / ROW_FILE).is_file() for found in files):
+        raise ConfigurationError(
+            f"{folder} has cells of a qualification, and no results file",
+            hint="make it anew from the cells: 'harness qualify MATRIX --out FOLDER --rebuild'",
+        )
+    cells = [_read(found, CellResult) for found in files]
     seconds = sum(cell.seconds for cell in cells)
     return RunResult(started="", argv=(), cells=tuple(cells), seconds=seconds, interrupted=True)
 
@@ -87,13 +117,17 @@ def _read(file: Path, model: type[_Result]) -> _Result:
         raise ConfigurationError(f"{file} is no result of a run: {reason}", hint=hint) from error
 
 
-def _text(document: dict[str, Any]) -> str:
-    # Plain ASCII: a step may have observed a string that is no valid Unicode, and any reader takes the escapes.
+def as_json(document: dict[str, Any], indent: int | None = 2) -> str:
+    """A document as JSON in plain ASCII; infinity and NaN, which JSON has not, as null."""
+    # A step may have observed a string that is no valid Unicode, and any reader takes the escapes.
     try:
-        return json.dumps(document, indent=2, default=str, allow_nan=False) + "\n"
+        return json.dumps(document, indent=indent, default=str, allow_nan=False)
     except ValueError:
-        # JSON has no infinity and no NaN; Python would write them all the same, and other readers would stumble.
-        return json.dumps(_finite(document), indent=2, default=str) + "\n"
+        return json.dumps(_finite(document), indent=indent, default=str)
+
+
+def _text(document: dict[str, Any]) -> str:
+    return as_json(document) + "\n"
 
 
 def _finite(value: Any) -> Any:

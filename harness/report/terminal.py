@@ -45,7 +45,12 @@ class TerminalReport(Progress):
         self._done = 0
 
     def run_started(self, total: int, jobs: int) -> None:
-        """Say how much there is to do, and begin the live display."""
+        """Say how much there is to do, and begin the live display.
+
+        Args:
+            total: how many cells there are.
+            jobs: how many of them run at once.
+        """
         self.close()
         self._total, self._done = total, 0
         self._line(Text(f"{total} cell{'s' * (total != 1)}, {jobs} at once"))
@@ -62,7 +67,12 @@ class TerminalReport(Progress):
             self._all = self._shown.add_task("", total=None, name="run", stage=f"0 of {total} done")
 
     def cell_stage(self, scenario: str, stage: str) -> None:
-        """Show the stage that a cell is in; the time beside it is the cell's."""
+        """Show the stage that a cell is in; the time beside it is the cell's.
+
+        Args:
+            scenario: the scenario's id.
+            stage: the stage, e.g. ``steps``.
+        """
         if self._shown is None:
             return
         task = self._tasks.get(scenario)
@@ -73,7 +83,11 @@ class TerminalReport(Progress):
             self._shown.update(task, stage=one_line(stage))
 
     def cell_finished(self, result: CellResult) -> None:
-        """Print the cell's line and take it out of the live display."""
+        """Print the cell's line and take it out of the live display.
+
+        Args:
+            result: the cell's result.
+        """
         self._done += 1
         if self._shown is not None:
             task = self._tasks.pop(result.scenario, None)
@@ -89,11 +103,19 @@ class TerminalReport(Progress):
         self._line(line)
 
     def message(self, text: str) -> None:
-        """Print a line between the others."""
+        """Print a line between the others.
+
+        Args:
+            text: what to print; made one line.
+        """
         self._line(Text(one_line(text), style="dim" if self.live else ""))
 
     def run_finished(self, result: RunResult) -> None:
-        """End the live display; print the failures, the worst first, what was skipped and why, and the summary."""
+        """End the live display; print the failures, the worst first, what was skipped and why, and the summary.
+
+        Args:
+            result: the result of the run.
+        """
         self.close()
         for outcome in ORDER[:3]:
             for cell in result.cells:

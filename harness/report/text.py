@@ -17,6 +17,8 @@ from harness.results import CellResult, FaultRecord, Outcome, RunResult, Version
 _ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]{0,32}[ -/]{0,4}[@-~]|\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)|[@-Z\\^_])")
 _FORBIDDEN: Final = re.compile("[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
+_WEB: Final = re.compile(r"https?://[A-Za-z0-9][A-Za-z0-9./?#:@!$&*+,;=%_~()\[\]-]*", re.IGNORECASE)
+
 _KEY_DIGITS: Final = 12
 
 ORDER: Final = (Outcome.ERROR, Outcome.FAIL, Outcome.SKIP, Outcome.PASS)
@@ -31,6 +33,11 @@ def clean(text: str) -> str:
 def one_line(text: str) -> str:
     """The text as one clean line."""
     return " ".join(clean(text).split())
+
+
+def is_web_link(text: str) -> bool:
+    """Whether a text is nothing but an address of http or https, with no character that could end a link."""
+    return _WEB.fullmatch(text) is not None
 
 
 def counts(cells: Iterable[CellResult]) -> dict[Outcome, int]:
@@ -105,7 +112,7 @@ def fault_line(fault: FaultRecord) -> str:
     if fault.access == "interrupt":
         address = "index not said" if fault.index is None else f"index {fault.index:#x}"
     reason = "reason not said" if fault.reason is None else f"reason 0x{fault.reason:02x}"
-    text = f"{fault.requester} {fault.access or 'access not said'} {address} {reason}"
+    text = f"{one_line(fault.requester)} {fault.access or 'access not said'} {address} {reason}"
     text += "" if fault.reason_text is None else f" {one_line(fault.reason_text)}"
     text += "" if fault.pasid is None else f", PASID {fault.pasid:#x}"
     text += f", {fault.count} times" if fault.count > 1 else ""

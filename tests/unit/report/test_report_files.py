@@ -125,6 +125,28 @@ def test_a_run_that_was_killed_is_collected_from_its_cells(tmp_path):
     assert result.seconds == 4.5
 
 
+def test_one_cell_is_not_an_interrupted_run(tmp_path):
+    write_cell(PASSED, tmp_path)
+    result = load_run(tmp_path)
+    assert (result.cells, result.interrupted, exit_code(result)) == ((PASSED,), False, 0)
+
+
+def test_cells_are_not_searched_for_in_folders_that_are_no_run_s(tmp_path):
+    write_cell(PASSED, tmp_path / "a" / "b" / "c")
+    with pytest.raises(ConfigurationError, match="has no results"):
+        load_run(tmp_path)
+
+
+def test_a_qualification_without_its_file_is_no_interrupted_run(tmp_path):
+    write_cell(PASSED, tmp_path / "cells" / "a")
+    (tmp_path / "cells" / "a" / "row.json").write_text("{}")
+    for folder in (tmp_path, tmp_path / "cells"):
+        with pytest.raises(ConfigurationError, match="cells of a qualification") as caught:
+            load_run(folder)
+        assert "--rebuild" in (caught.value.hint or "")
+    assert load_run(tmp_path / "cells" / "a").cells == (PASSED,)
+
+
 def test_a_cell_is_written_whole(tmp_path):
     path = write_cell(FAILED, tmp_path)
     assert path.name == "verdict.json"
