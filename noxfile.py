@@ -18,6 +18,11 @@ nox.options.error_on_missing_interpreters = False
 
 CODE = ("harness", "usdm", "tests", "noxfile.py")
 QUICK = ("tests/unit", "tests/property")
+# What users import; docs/api.md says what of it is stable. tests/unit/docs/test_docs_api.py looks at the same.
+PUBLIC = (
+    *("harness.scenario", "harness.results", "harness.qualified", "harness.run", "harness.report", "harness.errors"),
+    *("harness.pytest_plugin", "usdm"),
+)
 
 
 def _install(session: nox.Session) -> None:
@@ -69,6 +74,11 @@ def _fetching(session: nox.Session) -> Iterator[None]:
             fetch.wait()
 
 
+def _browser(session: nox.Session) -> None:
+    pictures = f"{session.cache_dir}/screenshots"
+    session.run("pytest", "tests/browser", *session.posargs, env={"HARNESS_SCREENSHOTS": pictures})
+
+
 def _guest(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", "tests/guest", *session.posargs)
@@ -87,6 +97,7 @@ def tests(session: nox.Session) -> None:
         _lint(session)
         _types(session)
         _unit(session)
+        _browser(session)
     _guest(session)
 
 
@@ -109,6 +120,13 @@ def unit(session: nox.Session) -> None:
     """Tests that need no guest."""
     _install(session)
     _unit(session)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """The report's page in headless Chromium; pictures stay in .nox/.cache/screenshots."""
+    _install(session)
+    _browser(session)
 
 
 @nox.session
@@ -148,10 +166,22 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The API reference, out of docstrings, into build/docs: nox -s docs -- FOLDER puts it elsewhere."""
+    session.install("-q", "-e", ".[docs]")
+    folder = session.posargs[0] if session.posargs else "build/docs"
+    # harness.report gives this name when it is asked for; the page of harness.report.terminal has it.
+    lazy = "ignore:Found 'TerminalReport' in harness.report.__all__"
+    pdoc = ("python", "-W", "error", "-W", lazy, "-m", "pdoc", "--docformat", "google", "--output-directory", folder)
+    session.run(*pdoc, *PUBLIC)
+
+
+@nox.session
 def schema(session: nox.Session) -> None:
-    """Write scenarios/schema.json from the models."""
+    """Write the schemas of scenarios and of JSON lines from the models."""
     _install(session)
     session.run("python", "-m", "harness.scenario.schema")
+    session.run("python", "-m", "harness.report.json_lines")
 
 
 @nox.session(name="format")

@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from harness import __version__
 from harness.cli.explain import explain, explain_epilog
-from harness.cli.handler import EXIT_CODES, guarded, note, set_debug
+from harness.cli.groups import EPILOG, HELP, GroupedCommands
+from harness.cli.handler import guarded, note, set_debug
 from harness.cli.options import (
     Accel,
     AccelOption,
     AsJson,
     BootTimeout,
+    Cmdline,
     Fetch,
     Filter,
     FreshBoot,
+    Hugepages,
     Implementation,
     Implementations,
     Jobs,
@@ -30,23 +33,37 @@ from harness.cli.options import (
     Model,
     Models,
     Offline,
+    OneCmdline,
+    OneHugepages,
     OneKernel,
     OneModel,
     OneQemu,
+    OneVcpus,
+    OneViommu,
     Out,
     Paths,
     Qemu,
     Timeout,
     Usdm,
+    Vcpus,
+    Viommu,
     examples,
     is_default,
+    jobs_of,
     kernel_is_default,
     only,
+    points,
 )
+from harness.cli.qualify import EXAMPLES as QUALIFY_EXAMPLES
+from harness.cli.qualify import qualify
+from harness.cli.report import EXAMPLES as REPORT_EXAMPLES
+from harness.cli.report import report
 from harness.cli.repro import EXAMPLES as REPRO_EXAMPLES
 from harness.cli.repro import repro
 from harness.cli.stores import image_app, qemu_app
 from harness.cli.templates import template_app
+from harness.cli.worker import EXAMPLES as WORKER_EXAMPLES
+from harness.cli.worker import worker
 from harness.errors import ConfigurationError, FailureClass
 
 # Everything else is imported by the command that needs it: --help and a mistyped option answer at once.
@@ -57,9 +74,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="harness",
-    help="Boot QEMU guests with a vIOMMU, run USDM in them, and judge DMA and DMA faults.\n\n"
-    "First time:  harness run --fetch",
-    epilog=EXIT_CODES,
+    cls=GroupedCommands,
+    help=HELP,
+    epilog=EPILOG,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -68,14 +85,6 @@ app = typer.Typer(
 app.add_typer(image_app, name="image")
 app.add_typer(qemu_app, name="qemu")
 app.add_typer(template_app, name="template")
-
-
-def _jobs(text: str) -> int | None:
-    if text == "auto":
-        return None
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise ConfigurationError(f"--jobs takes a number from 1 or 'auto', not '{text}'")
-    return int(text)
 
 
 def _chosen(paths: list[Path] | None, text: str | None) -> list[Scenario | BareScenario]:
@@ -94,6 +103,7 @@ def _chosen(paths: list[Path] | None, text: str | None) -> list[Scenario | BareS
         "harness run scenarios/dma -k unmap -j 2",
         "harness run --qemu 7.2 --qemu 11.1 --kernel 6.12 --kernel 7.2",
         "harness run --model edu --model qat scenarios/dma",
+        "harness run --viommu intel --viommu intel-scalable --cmdline lazy --vcpus 2 scenarios/dma",
         "harness run --implementation both -k libusdm --fetch",
         "harness run --implementation both -k iova --fetch",
         "harness run --junit out.xml --json > run.json",
@@ -108,6 +118,10 @@ def run(
     qemu: Qemu = ["11.1"],  # noqa: B006 - typer copies it
     kernel: Kernel = ["6.12"],  # noqa: B006
     model: Model = [Models.EDU],  # noqa: B006
+    viommu: Viommu = None,
+    cmdline: Cmdline = None,
+    hugepages: Hugepages = None,
+    vcpus: Vcpus = None,
     accel: AccelOption = Accel.AUTO,
     out: Out = None,
     junit: Junit = None,
@@ -124,9 +138,9 @@ def run(
 ) -> None:
     """Run scenarios on real guests and judge them.
 
-    Each scenario gets a guest of its own, on every QEMU build times every kernel that is named: a clone of a template,
-    which is made when it is missing. The evidence stays in the run folder, which each failure names. The exit code is
-    that of the worst failure.
+    Each scenario gets a guest of its own, on every QEMU build times every kernel that is named, at every point of the
+    other axes: a clone of a template, which is made when it is missing. What means nothing at a point is skipped. The
+    evidence stays in the run folder, which each failure names. The exit code is that of the worst failure.
     """
 
     def body() -> int:
@@ -141,8 +155,9 @@ def run(
             kernels=tuple(kernel),
             auto_kernel=kernel_is_default(context),
             models=tuple(dict.fromkeys(one.value for one in model)),
+            points=points(viommu, cmdline, hugepages, vcpus),
             accel=accel.value,
-            jobs=_jobs(jobs),
+            jobs=jobs_of(jobs),
             out=out,
             usdm=usdm,
             implementation=implementation.value,
@@ -168,13 +183,26 @@ def run(
     raise typer.Exit(guarded(body))
 
 
+_AXIS_WORDS: Final = {
+    "--qemu": ("QEMU",),
+    "--kernel": ("kernel ",),
+    "--viommu": ("iommu: ", "aw_bits", "scalable"),
+    "--cmdline": ("kernel_args",),
+    "--vcpus": ("cpus",),
+}
+"""Which option is meant by the words of a reason for which a scenario is skipped."""
+
+
 def _refuse_empty(result: RunResult) -> None:
     """A run in which nothing ran must not look like one in which everything passed."""
     from harness.results import Outcome
 
     if all(cell.outcome is Outcome.SKIP for cell in result.cells):
+        said = " ".join(cell.message for cell in result.cells)
+        asked = [option for option, words in _AXIS_WORDS.items() if any(word in said for word in words)]
         raise ConfigurationError(
-            "every scenario was skipped, so nothing was run", hint="the report says what each needs: --qemu, --kernel"
+            "every scenario was skipped, so nothing was run",
+            hint=f"the report says what each needs: {', '.join(asked or ['--qemu', '--kernel'])}",
         )
 
 
@@ -199,6 +227,9 @@ def _write(result: RunResult, junit: Path | None, as_json: bool) -> None:
 
 app.command(epilog=explain_epilog)(explain)
 app.command(epilog=REPRO_EXAMPLES)(repro)
+app.command(epilog=REPORT_EXAMPLES)(report)
+app.command(epilog=QUALIFY_EXAMPLES)(qualify)
+app.command(epilog=WORKER_EXAMPLES)(worker)
 
 
 @app.command("list", epilog=examples("harness list", "harness list scenarios/usdm -k map", "harness list --json"))
@@ -222,7 +253,7 @@ def list_command(paths: Paths = None, text: Filter = None, as_json: AsJson = Fal
 
 @app.command(epilog=examples("harness lint", "harness lint my/scenarios one.yaml", "harness lint --json my/scenarios"))
 def lint(paths: Paths = None, as_json: AsJson = False) -> None:
-    """Check scenario files, and print every problem.
+    """Check scenario files, matrices and known failures, and print every problem.
 
     Each is one line, file:line:column: message (hint); all problems of all files are told at once.
     The exit code is 2 when there is a problem, else 0. No guest is started.
@@ -278,6 +309,7 @@ def doctor(as_json: AsJson = False) -> None:
         "harness shell scenarios/dma/unmapped_read.yaml",
         "harness shell -c 'dmesg | grep DMAR' --kernel 7.2",
         "harness shell --model qat -c lspci",
+        "harness shell --viommu intel-scalable -c 'dmesg | grep DMAR'",
         "harness shell --fresh-boot -c dmesg",
         "harness shell < commands.sh",
     )
@@ -289,6 +321,10 @@ def shell(
     qemu: OneQemu = ["11.1"],  # noqa: B006
     kernel: OneKernel = ["6.12"],  # noqa: B006
     model: OneModel = [Models.EDU],  # noqa: B006
+    viommu: OneViommu = None,
+    cmdline: OneCmdline = None,
+    hugepages: OneHugepages = None,
+    vcpus: OneVcpus = None,
     accel: AccelOption = Accel.AUTO,
     boot_timeout: BootTimeout = 120.0,
     fresh_boot: FreshBoot = False,
@@ -312,6 +348,7 @@ def shell(
             kernels=only("--kernel", kernel, "a shell"),
             auto_kernel=kernel_is_default(context),
             models=(Models(*only("--model", [one.value for one in model], "a shell")).value,),
+            points=points(viommu, cmdline, hugepages, vcpus, one="a shell"),
             accel=accel.value,
             usdm=usdm,
             boot_timeout=boot_timeout,
@@ -380,37 +417,6 @@ def fetch_command(
             fetch_all(options, tuple(libusdm or ()), say)
         fetch_modules(modules, options, say)
         return 0
-
-    raise typer.Exit(guarded(body))
-
-
-@app.command(
-    epilog=examples(
-        "harness report RUN_FOLDER",
-        "harness report RUN_FOLDER --evidence",
-        "harness report RUN_FOLDER --junit out.xml --json > run.json",
-    )
-)
-def report(
-    folder: Annotated[Path, typer.Argument(help="The folder of a finished run, or of one of its cells.")],
-    junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML there.")] = None,
-    as_json: AsJson = False,
-    evidence: Annotated[bool, typer.Option("--evidence", help="Print every cell with its steps and faults.")] = False,
-) -> None:
-    """Make the reports of a finished run again from its folder. The exit code is that of the run."""
-
-    def body() -> int:
-        from harness.report import cell_text, load_run
-        from harness.report.json_report import exit_code
-
-        result = load_run(folder)
-        _write(result, junit, as_json)
-        if evidence:
-            for cell in result.cells:
-                print(cell_text(cell))
-        elif not as_json:
-            _terminal(False).run_finished(result)
-        return exit_code(result)
 
     raise typer.Exit(guarded(body))
 

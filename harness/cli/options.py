@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from harness.scenario.point import Point
 
 
 class Accel(StrEnum):
@@ -35,6 +39,28 @@ class Models(StrEnum):
     QAT = "qat"
 
 
+class Viommus(StrEnum):
+    """What ``--viommu`` takes."""
+
+    INTEL = "intel"
+    INTEL_39 = "intel-39"
+    INTEL_SCALABLE = "intel-scalable"
+    INTEL_SCALABLE_39 = "intel-scalable-39"
+    VIRTIO = "virtio"
+    VIRTIO_39 = "virtio-39"
+    AMD = "amd"
+    NONE = "none"
+
+
+class Cmdlines(StrEnum):
+    """What ``--cmdline`` takes."""
+
+    DEFAULT = "default"
+    STRICT = "strict"
+    LAZY = "lazy"
+    PT = "pt"
+
+
 Paths = Annotated[
     list[Path] | None, typer.Argument(help="Scenario files and folders; without any, the scenarios that come along.")
 ]
@@ -57,8 +83,8 @@ Kernel = Annotated[
     typer.Option(
         "--kernel",
         envvar="HARNESS_KERNEL",
-        help="Guest kernel: 6.12, 7.2 or lab. Repeatable. Without it 6.12; what needs a later release, or options that "
-        "6.12 lacks, runs on 7.2 or lab then.",
+        help="Guest kernel: 6.1, 6.12, 7.2 or lab. Repeatable. Without it 6.12; what needs a later release, or options "
+        "that 6.12 lacks, runs on 7.2 or lab then.",
     ),
 ]
 Model = Annotated[
@@ -68,6 +94,37 @@ Model = Annotated[
         envvar="HARNESS_MODEL",
         help="What stands where a scenario has an edu: qat copies more and faster, and needs QEMU 10.1. Repeatable.",
     ),
+]
+Viommu = Annotated[
+    list[Viommus] | None,
+    typer.Option(
+        "--viommu",
+        envvar="HARNESS_VIOMMU",
+        help="Another vIOMMU for scenarios that leave it open; intel is legacy mode with 48 bits. Repeatable. Without "
+        "it, as the scenario has it.",
+    ),
+]
+Cmdline = Annotated[
+    list[Cmdlines] | None,
+    typer.Option(
+        "--cmdline",
+        envvar="HARNESS_CMDLINE",
+        help="What the guest kernel is told of its IOMMU: nothing, iommu.strict=1, iommu.strict=0 or "
+        "iommu.passthrough=1. Repeatable.",
+    ),
+]
+Hugepages = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--hugepages",
+        envvar="HARNESS_HUGEPAGES",
+        min=0,
+        help="Pages of 2 MiB that the guest kernel sets aside. Repeatable.",
+    ),
+]
+Vcpus = Annotated[
+    list[int] | None,
+    typer.Option("--vcpus", envvar="HARNESS_VCPUS", min=1, max=64, help="Virtual CPUs of the guest. Repeatable."),
 ]
 AccelOption = Annotated[
     Accel, typer.Option("--accel", envvar="HARNESS_ACCEL", help="auto takes KVM only after it has run a boot sector.")
@@ -108,7 +165,7 @@ Fetch = Annotated[
     typer.Option(
         "--fetch",
         envvar="HARNESS_FETCH",
-        help="Build or download what the cache lacks: 560 MB for the default run, 660 MB for every build and kernel.",
+        help="Build or download what the cache lacks: 560 MB for the default run, 740 MB for every build and kernel.",
     ),
 ]
 Offline = Annotated[bool, typer.Option("--offline", envvar="HARNESS_OFFLINE", help="Use the cache only.")]
@@ -123,6 +180,55 @@ OneModel = Annotated[
     list[Models], typer.Option("--model", envvar="HARNESS_MODEL", help="What stands where the scenario has an edu.")
 ]
 OneKernel = Annotated[list[str], typer.Option("--kernel", envvar="HARNESS_KERNEL", help="Guest kernel.")]
+
+
+OneViommu = Annotated[
+    list[Viommus] | None, typer.Option("--viommu", envvar="HARNESS_VIOMMU", help="Another vIOMMU for the machine.")
+]
+OneCmdline = Annotated[
+    list[Cmdlines] | None,
+    typer.Option("--cmdline", envvar="HARNESS_CMDLINE", help="What the guest kernel is told of its IOMMU."),
+]
+OneHugepages = Annotated[
+    list[int] | None,
+    typer.Option("--hugepages", envvar="HARNESS_HUGEPAGES", min=0, help="Pages of 2 MiB that the kernel sets aside."),
+]
+OneVcpus = Annotated[
+    list[int] | None, typer.Option("--vcpus", envvar="HARNESS_VCPUS", min=1, max=64, help="Virtual CPUs.")
+]
+
+
+def points(
+    viommu: list[Viommus] | None,
+    cmdline: list[Cmdlines] | None,
+    hugepages: list[int] | None,
+    vcpus: list[int] | None,
+    *,
+    one: str | None = None,
+) -> tuple[Point, ...]:
+    """The points that the options of the axes give.
+
+    Args:
+        viommu: of ``--viommu``.
+        cmdline: of ``--cmdline``.
+        hugepages: of ``--hugepages``.
+        vcpus: of ``--vcpus``.
+        one: what there is one of, as of :func:`only`; None where several points make sense.
+
+    Raises:
+        ConfigurationError: there are several where only one makes sense.
+    """
+    from harness.run.axes import all_points
+
+    found = all_points(
+        [value.value for value in viommu or ()],
+        [value.value for value in cmdline or ()],
+        hugepages or (),
+        vcpus or (),
+    )
+    for axis in found[0].values if one is not None else ():
+        only(f"--{axis}", list(dict.fromkeys(point.values[axis] for point in found)), str(one))
+    return found
 
 
 def only(option: str, names: list[str], what: str) -> tuple[str]:
@@ -155,3 +261,41 @@ def is_default(context: typer.Context, name: str) -> bool:
 def examples(*lines: str) -> str:
     """The end of a command's help: lines that can be pasted. The first character keeps them from being wrapped."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def check_writable(option: str, path: Path | None) -> None:
+    """Refuse a file that cannot be written, before the work whose results go there.
+
+    Args:
+        option: the option that names it.
+        path: the file, whose folders need not be there; None is fine.
+
+    Raises:
+        ConfigurationError: it is ``-``, a folder, below a file, or in a folder where nothing can be made.
+    """
+    if path is None:
+        return
+    if path == Path("-"):
+        raise ConfigurationError(f"{option} takes a file, not standard output", hint="name a file")
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if there == path:
+        reason = "it is a folder" if path.is_dir() else "" if os.access(path, os.W_OK) else "permission denied"
+    elif not there.is_dir():
+        reason = f"{there} is no folder"
+    else:
+        reason = "" if os.access(there, os.W_OK | os.X_OK) else f"permission denied in {there}"
+    if reason:
+        raise ConfigurationError(f"{option} {path} cannot be written: {reason}", hint="name another file")
+
+
+def jobs_of(text: str) -> int | None:
+    """What ``--jobs`` says: a number, or None for ``auto``.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    if text == "auto":
+        return None
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+        raise ConfigurationError(f"--jobs takes a number from 1 or 'auto', not '{text}'")
+    return int(text)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 PAYLOAD = "/run/payload"
-LIBRARY = f"{PAYLOAD}/lib/libusdm.so"
+LIBRARY = "/run/libusdm.so"
 SAMPLE_SECONDS = 0.02
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 PAGE, UNIT = 4 * KIB, 2 * MIB

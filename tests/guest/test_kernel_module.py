@@ -17,9 +17,9 @@ from conftest import BOOT_SECONDS, EDU, said
 
 from harness.deadline import Deadline
 from harness.errors import InfrastructureError
+from harness.guest.bring import load_module
 from harness.guest.freeze import get_template
 from harness.guest.guest import Guest, running_guest
-from harness.guest.module import load_module
 from harness.image.module import Module, fetch_module
 from harness.machine.spec import MachineSpec
 from harness.run.options import RunOptions

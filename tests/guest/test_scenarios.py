@@ -63,11 +63,13 @@ BOOTED = _booted()
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[Path, CellResult], dict[Path, CellResult]]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[Path, CellResult]]:
     """All scenarios on clones, and those of BOOTED on guests that were booted for them.
 
     On clones first on usdm and on the scenario's oracle; then those that are for one only on that, and for a newer
-    kernel on that. A few of these take long and leave a core alone, so the booted ones run beside them.
+    kernel on that. Those whose oracle is the kernel are on one that has a test module then: they run once more, on usdm
+    alone and on the kernel that they have by default. A few of these take long and leave a core alone, so the booted
+    ones run beside them.
     """
     out = Path(os.environ.get("HARNESS_TEST_OUT") or tmp_path_factory.mktemp("run") / "out")
     both = run_scenarios(RunOptions(paths=tuple(FILES), out=out, implementation="both", fetch=True), Progress())
@@ -76,28 +78,38 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[Path, CellResul
     alone_out, newer_out = (tmp_path_factory.mktemp(name) / "out" for name in ("alone", "newer"))
     with ThreadPoolExecutor(1) as beside:
         booted = beside.submit(run_scenarios, booting, Progress())
-        alone = others(both.cells, alone_out, "6.12")
-        newer = others(alone.values(), newer_out, "7.2")
-    return by_file(both) | alone | newer, by_file(booted.result())
+        again = {Path(cell.file) for cell in both.cells if cell.oracle is not None and cell.oracle.name == "kernel"}
+        on_usdm = others({*skipped(both.cells), *again}, alone_out, "6.12")
+        alone = {file: cell for file, cell in on_usdm.items() if file not in again}
+        newer = others(skipped(alone.values()), newer_out, "7.2")
+    return {
+        "cloned": by_file(both) | alone | newer,
+        "again": {file: on_usdm[file] for file in again},
+        "booted": by_file(booted.result()),
+    }
 
 
 @pytest.fixture(scope="session")
-def cloned(runs: tuple[dict[Path, CellResult], dict[Path, CellResult]]) -> dict[Path, CellResult]:
-    return runs[0]
+def cloned(runs: dict[str, dict[Path, CellResult]]) -> dict[Path, CellResult]:
+    return runs["cloned"]
 
 
-def others(cells: Iterable[CellResult], out: Path, kernel: str) -> dict[Path, CellResult]:
-    """Those that were skipped, on usdm alone; of those on 6.12, what needs options that it lacks runs on lab."""
-    skipped = tuple(Path(cell.file) for cell in cells if cell.outcome is Outcome.SKIP)
-    if not skipped:
+def skipped(cells: Iterable[CellResult]) -> set[Path]:
+    return {Path(cell.file) for cell in cells if cell.outcome is Outcome.SKIP}
+
+
+def others(files: set[Path], out: Path, kernel: str) -> dict[Path, CellResult]:
+    """Some on usdm alone; of those on 6.12, what needs options that it lacks runs on lab."""
+    if not files:
         return {}
-    options = RunOptions(paths=skipped, out=out, kernels=(kernel,), auto_kernel=kernel == "6.12", fetch=True)
+    paths = tuple(sorted(files))
+    options = RunOptions(paths=paths, out=out, kernels=(kernel,), auto_kernel=kernel == "6.12", fetch=True)
     return by_file(run_scenarios(options, Progress()))
 
 
 @pytest.fixture(scope="session")
-def booted(runs: tuple[dict[Path, CellResult], dict[Path, CellResult]]) -> dict[Path, CellResult]:
-    return runs[1]
+def booted(runs: dict[str, dict[Path, CellResult]]) -> dict[Path, CellResult]:
+    return runs["booted"]
 
 
 def by_file(run: RunResult) -> dict[Path, CellResult]:
@@ -144,6 +156,15 @@ def test_every_known_difference_of_the_kernel_is_seen(cloned: dict[Path, CellRes
     assert all(cell.evidence is not None and cell.reference is not None for cell in on_kernel)
     seen = {one.defect for cell in on_kernel if cell.verdict for one in cell.verdict.findings}
     assert seen == set(KERNEL_DIFFERENCES)
+
+
+@pytest.mark.timeout(1500)
+def test_what_has_the_kernel_as_its_oracle_passes_on_the_default_kernel_too(runs: dict[str, dict[Path, CellResult]]):
+    again = runs["again"].values()
+    assert [cell_text(cell) for cell in again if cell.outcome is not Outcome.PASS] == []
+    assert {cell.implementation for cell in again} == {"usdm"}
+    default = [cell for cell in again if cell.versions is not None and cell.versions.kernel.startswith("6.12.")]
+    assert len(default) > 20
 
 
 def judged(cell: CellResult) -> dict[str, object]:
@@ -201,7 +222,9 @@ def broken_usdm(tmp_path: Path, file: str, old: str, new: str) -> Path:
 
 def outcomes(tmp_path: Path, usdm: Path, *scenarios: str) -> dict[str, CellResult]:
     paths = tuple(scenarios_dir() / f"{name}.yaml" for name in scenarios)
-    result = run_scenarios(RunOptions(paths=paths, usdm=usdm, out=tmp_path / "out", fetch=True), Progress())
+    # A template of a usdm of its own is twice the work of a boot.
+    options = RunOptions(paths=paths, usdm=usdm, out=tmp_path / "out", fresh_boot=len(paths) < 2, fetch=True)
+    result = run_scenarios(options, Progress())
     return {cell.scenario: cell for cell in result.cells}
 
 

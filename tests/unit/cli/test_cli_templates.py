@@ -6,6 +6,7 @@ import json
 import os
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from harness.cli.app import app
 from harness.errors import BootError, ConfigurationError, EmulatorCrash, HarnessError, InfrastructureError
 from harness.guest.freeze import ingredients
 from harness.guest.guest import GuestPlan
-from harness.guest.payload import build_payload
 from harness.image.build import Image
 from harness.image.library import Library
 from harness.machine.accel import Decision
@@ -25,26 +25,37 @@ from harness.machine.probe import Capabilities
 from harness.machine.spec import MachineSpec
 from harness.machine.template import Template, list_templates, store_template
 from harness.paths import scenarios_dir
-from harness.run import doctor, resources, templates
-from harness.run.cells import Cell
+from harness.run import cells, doctor, resources, templates
+from harness.run.cells import Cell, list_scenarios
 from harness.run.options import RunOptions
 from harness.run.templates import current_keys, default_key, find_needs, list_known, needs_of
-from harness.scenario import Scenario, load_scenario
+from harness.scenario import BareScenario, Scenario, load_scenario
 
 PLAIN = str(scenarios_dir() / "dma" / "unmapped_read.yaml")
 NARROW = str(scenarios_dir() / "dma" / "width_39.yaml")
 OTHER = str(scenarios_dir() / "dma" / "unmapped_write.yaml")
 FIXED = str(scenarios_dir() / "dma" / "device_on_bus_0.yaml")
 RELEASE = "6.12.88+deb13-amd64"
+LIBRARY = Library("26.08", "l" * 64, Path("libusdm.so"), "26.08.0-2")
 CAPABILITIES = Capabilities(
     machine_type="pc-q35-11.1",
     sandbox=True,
     properties={
-        "intel-iommu": frozenset({"intremap", "caching-mode", "aw-bits"}),
+        "intel-iommu": frozenset({"intremap", "caching-mode", "aw-bits", "scalable-mode"}),
         "virtio-iommu-pci": frozenset({"aw-bits"}),
     },
     migration=frozenset({"x-ignore-shared"}),
 )
+
+
+@cache
+def shipped() -> list[Scenario | BareScenario]:
+    """The project's scenarios, read once for all tests here."""
+    return list_scenarios(())
+
+
+def listed(paths: tuple[Path, ...]) -> list[Scenario | BareScenario]:
+    return list_scenarios(paths) if paths else list(shipped())
 
 
 class Host:
@@ -99,6 +110,8 @@ def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     host = Host(tmp_path)
     monkeypatch.setattr(templates, "list_builds", lambda: host.builds)
+    for module in (templates, cells):
+        monkeypatch.setattr(module, "list_scenarios", listed)
     monkeypatch.setattr(templates, "get_template", host.get_template)
     for module in (templates, resources):
         monkeypatch.setattr(module, "capabilities", lambda build: host.capabilities)
@@ -225,7 +238,7 @@ def test_what_it_was_made_of_has_changed_so_it_is_not_current(host: Host, monkey
         host.capabilities = replace(CAPABILITIES, machine_type="pc-q35-11.2")
     else:
         other = replace(templates.build_payload(), key="p" * 64)
-        monkeypatch.setattr(templates, "build_payload", lambda library=None: other)
+        monkeypatch.setattr(templates, "build_payload", lambda: other)
     assert [one.current for one in list_known()] == [False]
     assert "removes the 1 that are not current" in invoke("list").stdout
 
@@ -238,50 +251,28 @@ def test_another_usdm_is_not_current(host: Host, tmp_path: Path):
     assert [one.current for one in list_known()] == [False]
 
 
-def make_with_library(host: Host, file: Path, scenario: Scenario) -> None:
-    """Make what a cell on the library would be cloned from."""
-    found = resources.prepare(RunOptions(), lambda text: None)
-    library = Library("26.08", "l" * 64, file, "26.08.0-2")
-    found = replace(found, payload=build_payload(library=file), library=library)
-    one = Cell(scenario, "11.1", "6.12", "x", implementation="libusdm", libusdm="26.08")
+@pytest.mark.parametrize("on", ["libusdm", "both"])
+def test_what_the_steps_run_on_makes_no_difference(host: Host, monkeypatch: pytest.MonkeyPatch, on: str):
+    monkeypatch.setattr(resources, "find_library", lambda name: LIBRARY)
+    found = resources.prepare(RunOptions(implementation="libusdm"), lambda text: None)
+    assert found.library is LIBRARY
+    one = Cell(load_scenario(Path(PLAIN)), "11.1", "6.12", "x", implementation=on, libusdm="26.08")  # type: ignore[arg-type]
     (wanted,) = needs_of([one], found).templates
     host.get_template(wanted.plan, 1.0, lambda text: None)
-
-
-@pytest.fixture
-def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The C library that is here; without its file there is none."""
-    file = tmp_path / "libusdm.so"
-    file.write_bytes(b"ELF")
-
-    def find(name: str) -> Library:
-        if name != "26.08" or not file.exists():
-            raise InfrastructureError(f"libusdm {name} is not in the cache")
-        return Library(name, "l" * 64, file, "26.08.0-2")
-
-    monkeypatch.setattr(templates, "find_library", find)
-    return file
-
-
-def test_with_each_library_that_is_here_it_is_current(host: Host, library: Path):
-    make_with_library(host, library, load_scenario(Path(PLAIN)))
-    invoke("build", PLAIN)
-    assert [one.current for one in list_known()] == [True, True]
-    library.write_bytes(b"another")
-    assert [one.current for one in list_known()].count(False) == 1
-    library.unlink()
-    assert [one.current for one in list_known()].count(False) == 1
-    assert invoke("prune").stdout.splitlines()[-1] == "1 removed, 0 MiB; 1 left"
+    assert [one.current for one in list_known()] == [True]
+    assert invoke("build", PLAIN).stdout.startswith("here  ")
 
 
 def test_what_only_the_library_runs_needs_a_template_as_well(
-    host: Host, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     file = tmp_path / "only.yaml"
     machine = "machine: {memory: 640M}\nneeds: {implementation: libusdm}"
     file.write_text(f"title: t\nsource: s\n{machine}\nsteps: [{{alloc: {{as: a, size: 64}}}}]\n")
     monkeypatch.setattr(templates, "list_scenarios", lambda paths: [load_scenario(file)])
-    make_with_library(host, library, load_scenario(file))
+    monkeypatch.setattr(resources, "find_library", lambda name: LIBRARY)
+    needs = find_needs(RunOptions(paths=(file,), implementation="libusdm"), lambda text: None)
+    host.get_template(needs.templates[0].plan, 1.0, lambda text: None)
     assert [one.current for one in list_known()] == [True]
 
 

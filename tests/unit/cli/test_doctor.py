@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,14 @@ def test_what_a_run_can_do_without_is_a_warning(monkeypatch: pytest.MonkeyPatch)
     assert (found("Debian mirror").state, found("Debian mirror").remedy) == ("warn", "name one with --mirror")
     assert (found("memory").state, found("disk").state) == ("warn", "warn")
     assert CliRunner().invoke(app, ["doctor"]).exit_code == 0
+
+
+def test_a_cache_that_nothing_may_be_run_from_is_told(monkeypatch: pytest.MonkeyPatch):
+    assert found("cache").state == "ok"
+    real = os.statvfs("/")
+    flags = os.statvfs_result((*real[:8], real.f_flag | os.ST_NOEXEC, real[9]))
+    monkeypatch.setattr(doctor.os, "statvfs", lambda path: flags)
+    assert (found("cache").state, "noexec" in found("cache").detail) == ("fail", True)
 
 
 def test_the_accelerator_is_measured_where_there_is_a_qemu(monkeypatch: pytest.MonkeyPatch):
