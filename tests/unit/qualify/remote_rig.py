@@ -104,7 +104,7 @@ class Rig:
                 running = asyncio.ensure_future(self.dispatch.run())
                 if beside is not None:
                     await beside()
-                return await asyncio.wait_for(running, 12)
+                return await asyncio.wait_for(running, 60)
 
         return asyncio.run(main())
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from distributed import Worker, get_worker
 from remote_rig import GIB, Rig, cell, passed, resources
 
 from harness import stopping
@@ -147,12 +148,13 @@ def test_memory_limits_what_runs_at_once(rig: Rig):
 
 
 def test_a_lost_worker_costs_an_attempt(rig: Rig):
-    begun = threading.Event()
+    running: list[Worker] = []
+    once = threading.Lock()
 
     def run(one, where, telling):
-        if len(rig.attempts) == 0 and not begun.is_set():
+        if once.acquire(blocking=False):
             telling.cell_stage(one.name, "steps")
-            begun.set()
+            running.append(get_worker())
             while True:
                 stopping.check()
                 threading.Event().wait(0.01)
@@ -161,11 +163,9 @@ def test_a_lost_worker_costs_an_attempt(rig: Rig):
     rig.run_one = run
 
     async def lose() -> None:
-        await asyncio.to_thread(begun.wait, 30)
-        while not rig.heard.stages:
+        while not (running and rig.heard.stages):
             await asyncio.sleep(0.01)
-        victim = next(worker for worker in rig.workers.values() if worker.state.executing_count)
-        await victim.close(executor_wait=False)
+        await running[0].close(executor_wait=False)
 
     ended = rig("abc", {"one": {}, "two": {}}, beside=lose)
     assert sorted(rig.outcomes.values()) == [["infrastructure", "pass"], ["pass"], ["pass"]]
