@@ -1,4 +1,4 @@
-"""The JSON Schema of scenario files, for editors. ``python -m harness.scenario.schema`` writes it anew."""
+"""The JSON Schema of files below ``scenarios``, for editors. ``python -m harness.scenario.schema`` writes it anew."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from harness.scenario.args import Args
 from harness.scenario.bare import BareScenario
 from harness.scenario.bare_steps import BARE_KINDS, BareStep, bare_expect_keys
 from harness.scenario.kind_step import KindStep
+from harness.scenario.matrix_schema import matrix_definitions
 from harness.scenario.model import Scenario
 from harness.scenario.steps import KINDS, ORACLES, Step, expect_keys
 
@@ -62,11 +63,14 @@ def _definitions(scenario: type[BaseModel], kinds: dict[str, type[Args]]) -> dic
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of scenario files: of the guest tier, or, with ``tier: bare``, of the bare one."""
+    """The JSON Schema of all files: which of them one is, its keys say.
+
+    A matrix has ``matrix``, known failures have ``failures``, a scenario of the bare tier has ``tier: bare``.
+    """
     definitions, bare = _definitions(Scenario, KINDS), _definitions(BareScenario, BARE_KINDS)
     definitions["Step"] = _step(definitions, Step, expect_keys)
     bare["BareStep"] = _step(bare, BareStep, bare_expect_keys)
-    for name, definition in bare.items():
+    for name, definition in (*bare.items(), *matrix_definitions().items()):
         if definitions.setdefault(name, definition) != definition:
             raise ValueError(f"two models have the name {name}")
     definitions["Scenario"]["description"] = "A scenario of usdm-harness: a machine, steps, and what must be seen."
@@ -74,12 +78,20 @@ def json_schema() -> dict[str, Any]:
     _clean(definitions)
     return {
         "$schema": _DIALECT,
-        "if": {
-            "required": ["tier"],
-            "properties": {"tier": {"const": "bare", "description": "Which tier the file is of."}},
+        "if": {"required": ["matrix"]},
+        "then": {"$ref": "#/$defs/MatrixModel"},
+        "else": {
+            "if": {"required": ["failures"]},
+            "then": {"$ref": "#/$defs/KnownFailuresModel"},
+            "else": {
+                "if": {
+                    "required": ["tier"],
+                    "properties": {"tier": {"const": "bare", "description": "Which tier the file is of."}},
+                },
+                "then": {"$ref": "#/$defs/BareScenario"},
+                "else": {"$ref": "#/$defs/Scenario"},
+            },
         },
-        "then": {"$ref": "#/$defs/BareScenario"},
-        "else": {"$ref": "#/$defs/Scenario"},
         "$defs": dict(sorted(definitions.items())),
     }
 

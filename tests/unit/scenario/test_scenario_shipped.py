@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
 from harness.agent import outcome
 from harness.paths import scenarios_dir
@@ -39,6 +40,13 @@ LOADED = [load_scenario(file) for file in FILES]
 SCENARIOS = [one for one in LOADED if isinstance(one, Scenario)]
 BARE = [one for one in LOADED if isinstance(one, BareScenario)]
 IDS = [scenario.id for scenario in SCENARIOS]
+
+
+class _AsText(yaml.SafeLoader):
+    pass
+
+
+_AsText.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_yaml_str)
 
 
 def all_steps(scenario: Scenario) -> list[Step]:
@@ -122,8 +130,9 @@ def test_schema_is_written(tmp_path: Path) -> None:
 def test_schema_says_what_the_models_say() -> None:
     schema = json_schema()
     scenario, bare = schema["$defs"]["Scenario"], schema["$defs"]["BareScenario"]
-    assert schema["then"] == {"$ref": "#/$defs/BareScenario"}
-    assert schema["else"] == {"$ref": "#/$defs/Scenario"}
+    of_scenarios = schema["else"]["else"]
+    assert of_scenarios["then"] == {"$ref": "#/$defs/BareScenario"}
+    assert of_scenarios["else"] == {"$ref": "#/$defs/Scenario"}
     assert scenario["required"] == ["title", "source", "machine", "steps"]
     assert bare["required"] == ["tier", "title", "source", "machine", "steps"]
     assert set(schema["$defs"]["BareStep"]["properties"]) == {*BARE_KINDS, "expect", "id", "qemu"}
@@ -153,6 +162,33 @@ def test_schema_says_what_the_models_say() -> None:
         "device_offset",
     }
     assert "as" in schema["$defs"]["Alloc"]["required"]
+
+
+@pytest.mark.parametrize("name", ["release.yaml", "smoke.yaml", "known-failures.yaml"])
+def test_matrices_fit_the_schema(name: str) -> None:
+    # As an editor reads it: a day is a text.
+    data = yaml.load((FOLDER / name).read_text(), _AsText)  # noqa: S506
+    assert list(Draft202012Validator(json_schema()).iter_errors(data)) == []
+    with_mistake = data | {"axis": {}}
+    assert [error.validator for error in Draft202012Validator(json_schema()).iter_errors(with_mistake)] == [
+        "additionalProperties"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("matrix", "where"),
+    [
+        ({"axes": {"qemu": ["9.9"]}}, ["axes", "qemu"]),
+        ({"axes": {"vcpus": 65}}, ["axes", "vcpus"]),
+        ({"parts": [{"axes": {"quemu": ["11.1"]}}]}, ["parts", 0, "axes"]),
+        ({"include": [{"at": {"qemu": ["11.1"]}}]}, ["include", 0, "at", "qemu"]),
+        ({"expectations": [{"when": {"qemu": "7.2"}, "why": "y", "expect": {"x": 1}}]}, ["expectations", 0, "expect"]),
+        ({"expectations": [{"when": {}, "why": "y", "steps": {"0": {"x": 1}}}]}, ["expectations", 0, "steps", "0"]),
+    ],
+)
+def test_the_schema_finds_mistakes_in_a_matrix(matrix: dict[str, Any], where: list[Any]) -> None:
+    (error,) = Draft202012Validator(json_schema()).iter_errors({"matrix": "x", **matrix})
+    assert list(error.path) == where
 
 
 def test_everything_in_the_schema_is_described_and_defined() -> None:
