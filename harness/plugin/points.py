@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from harness.plugin.options import AXES, Settings, implementation_of
 from harness.run.axes import all_points
+from harness.scenario.base import frozen
 from harness.scenario.explain import explain
 from harness.scenario.growing import ANY_STEP
 from harness.scenario.machine import Machine, Needs
@@ -189,13 +190,6 @@ def machine_of(data: Machine | Mapping[str, Any], place: str) -> Machine:
         return Machine.model_validate(plain)
     except ValidationError as error:
         raise MarkerError(_said(error, "machine", plain, place)) from None
-
-
-def frozen(value: Any) -> Any:
-    """Plain data with tuples where it has lists, as files are read."""
-    if isinstance(value, Mapping):
-        return {str(key): frozen(one) for key, one in value.items()}
-    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def marker_place(node: Any, name: str) -> str:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from harness.errors import ConfigurationError
-from harness.plugin.points import frozen
 from harness.results import FaultRecord, StepError, StepEvidence
 from harness.scenario import KINDS
 from harness.scenario.problems import suggest
@@ -167,7 +166,7 @@ def plain(value: Any) -> Any:
         return {str(key).removesuffix("_"): plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return tuple(map(plain, value))
-    return frozen(value)
+    return value
 
 
 def _keys(kind: str) -> list[str]:

@@ -9,12 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-import harness
 from harness import __version__
 from harness.qualify.plan import Item
 from harness.run.options import RunOptions
 from harness.run.resources import Resources
 from harness.scenario import BareScenario
+from harness.sources import sources_hash
 
 # What neither runs nor judges a cell: a report that looks different is no reason to run a thousand guests again.
 _APART: Final = ("cli", "report", "plugin", "pytest_plugin.py", "qualified", "qualify", "repro")
@@ -52,7 +52,7 @@ def made_of(item: Item, resources: Resources, options: RunOptions) -> dict[str, 
         "scenario": _file_hash(cell.scenario.file),
         "qemu": emulation.build.key[:_DIGITS],
         "limits": f"{options.timeout:g} {options.boot_timeout:g}",
-        "harness": f"{__version__} {sources_hash()}",
+        "harness": f"{__version__} {_sources()}",
     }
     if isinstance(cell.scenario, BareScenario):
         return found
@@ -84,15 +84,9 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 @cache
-def sources_hash() -> str:
+def _sources() -> str:
     """Hash of harness' own sources, as far as they run and judge cells."""
-    folder = Path(harness.__file__).parent
-    digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*.py")):
-        inside = file.relative_to(folder)
-        if counts(inside):
-            digest.update(f"{inside}\0".encode() + file.read_bytes() + b"\0")
-    return digest.hexdigest()[:_DIGITS]
+    return sources_hash(counts)[:_DIGITS]
 
 
 def counts(file: Path) -> bool:

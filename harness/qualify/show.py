@@ -11,7 +11,7 @@ from typing import Final
 from harness.qualified.records import NotRun
 from harness.qualify.plan import Plan
 from harness.qualify.run import Done, Prepared
-from harness.report.text import one_line
+from harness.report.points import by_reason
 
 # What a command that goes on has anew, or must not have: what it runs is all that is left.
 _WITH_VALUE: Final = ("--out", "-k", "--filter", "--cell")
@@ -90,16 +90,10 @@ def go_on(argv: Sequence[str], matrix: str, folder: Path) -> str:
 
 
 def _not_run(entries: Iterable[NotRun]) -> Iterator[str]:
-    """By reason, since one reason may stand for hundreds of points."""
-    by_reason: dict[str, list[NotRun]] = {}
-    for entry in entries:
-        by_reason.setdefault(entry.reason, []).append(entry)
-    if not by_reason:
-        return
-    yield ""
-    yield "not run:"
-    rows = sorted(by_reason.items(), key=lambda item: -sum(one.points for one in item[1]))
-    for reason, found in rows:
-        points = sum(one.points for one in found)
-        names = list(dict.fromkeys(one.scenario for one in found))
-        yield f"  {one_line(reason)}: {points} point{'s' * (points != 1)}, {', '.join(names)}"
+    reasons = by_reason(entries)
+    if reasons:
+        yield ""
+        yield "not run:"
+    for reason in reasons:
+        names = dict.fromkeys(one.scenario for one in reason.entries)
+        yield f"  {reason.text}: {reason.points} point{'s' * (reason.points != 1)}, {', '.join(names)}"

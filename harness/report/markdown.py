@@ -9,7 +9,7 @@ from typing import Final
 
 from harness.qualified.records import Qualification, QualifiedCell, Standing
 from harness.report.evidence import steps_table
-from harness.report.points import Point, as_point, point_of, point_text, points_of, varying
+from harness.report.points import Point, as_point, by_reason, point_of, point_text, points_of, varying
 from harness.report.text import clean, is_web_link, one_line, reasons, write_text
 from harness.report.verdict import BAD, counts_text, sentence, totals
 
@@ -86,14 +86,11 @@ def _parts(one: Qualification) -> Iterator[str]:
 
 def _not_run(one: Qualification) -> str:
     """Reasons with the number of points that each stands for, the most frequent first, as one piece."""
-    found: dict[str, int] = {}
-    for item in one.not_run:
-        found[item.reason] = found.get(item.reason, 0) + item.points
-    ordered = sorted(found.items(), key=lambda pair: -pair[1])
-    lines = [f"* {number} × {_text(reason[:_REASON])}\n" for reason, number in ordered[:_NAMES]]
-    if len(ordered) > _NAMES:
-        lines.append(f"* and {len(ordered) - _NAMES} further reasons\n")
-    head = f"\n<details><summary>Not run ({sum(found.values())})</summary>\n\n"
+    reasons = by_reason(one.not_run)
+    lines = [f"* {reason.points} × {_text(reason.text[:_REASON])}\n" for reason in reasons[:_NAMES]]
+    if len(reasons) > _NAMES:
+        lines.append(f"* and {len(reasons) - _NAMES} further reasons\n")
+    head = f"\n<details><summary>Not run ({sum(reason.points for reason in reasons)})</summary>\n\n"
     return head + "".join(lines) + "\n</details>\n"
 
 

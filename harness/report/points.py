@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from harness.qualified.records import AXES, NotRun, Qualification, QualifiedCell
+from harness.report.text import one_line
 
 Point = tuple[tuple[str, str], ...]
 """Axis and value of each axis, in the order of :data:`AXES`."""
@@ -37,6 +39,30 @@ TITLES: Final = {
     "vcpus": "vCPUs",
 }
 """Axes as a heading has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """What was not run for one reason.
+
+    Args:
+        text: the reason, as one line.
+        points: how many points it stands for.
+        entries: what it says that of.
+    """
+
+    text: str
+    points: int
+    entries: tuple[NotRun, ...]
+
+
+def by_reason(entries: Iterable[NotRun]) -> list[Reason]:
+    """What was not run by its reason, which may stand for hundreds of points; the most frequent first."""
+    found: dict[str, list[NotRun]] = {}
+    for entry in entries:
+        found.setdefault(one_line(entry.reason), []).append(entry)
+    reasons = [Reason(text, sum(one.points for one in of), tuple(of)) for text, of in found.items()]
+    return sorted(reasons, key=lambda reason: -reason.points)
 
 
 def as_point(values: Mapping[str, str], axes: Sequence[str] = AXES) -> Point:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from harness.qualified.records import Qualification, QualifiedCell, Standing
-from harness.report.points import as_point, point_text
+from harness.report.points import as_point, by_reason, point_text
 from harness.report.text import one_line, reasons
 from harness.report.verdict import BAD, counts_text, sentence
 
@@ -41,7 +41,7 @@ def _lines(one: Qualification) -> Iterator[Text]:
     yield from _listed(
         "known failures that did not happen", (f"{e.scenario}: {e.reason}  {e.place}" for e in one.stale)
     )
-    yield from _counted("not run", _not_run(one))
+    yield from _counted("not run", Counter({reason.text: reason.points for reason in by_reason(one.not_run)}))
     if one.comparison is not None:
         change = one.comparison
         yield from _listed("newly failing", change.newly_failing)
@@ -75,14 +75,6 @@ def _cell(cell: QualifiedCell) -> Iterator[Text]:
     for name, text in facts:
         if text:
             yield Text.assemble("       ", (f"{name}: ", "dim"), one_line(text))
-
-
-def _not_run(one: Qualification) -> Counter[str]:
-    """Reasons with the number of points that each stands for."""
-    found: Counter[str] = Counter()
-    for item in one.not_run:
-        found[one_line(item.reason)] += item.points
-    return found
 
 
 def _counted(title: str, found: Counter[str]) -> Iterator[Text]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -48,3 +49,10 @@ class FileModel(Model):
         copy._file = file
         copy._data = data
         return copy
+
+
+def frozen(value: Any) -> Any:
+    """Plain data with tuples where it has lists, as files are read."""
+    if isinstance(value, Mapping):
+        return {key: frozen(one) for key, one in value.items()}
+    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value

@@ -12,6 +12,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from harness.errors import ConfigurationError
+from harness.scenario.base import frozen
 from harness.scenario.crosscheck import cross_check
 from harness.scenario.explain import explain
 from harness.scenario.machine import Machine
@@ -193,7 +194,7 @@ def _checked(scenario: Scenario, data: dict[str, Any], rule: Rule | None) -> Sce
     # Without what the rule replaces: so the rule is blamed for nothing but itself.
     _valid(scenario, {**data, "expect": {}} if rule.expect is not None else data)
     if rule.expect is not None:
-        data["expect"] = _frozen(rule.expect)
+        data["expect"] = frozen(rule.expect)
     data["steps"] = _with_steps(scenario, data["steps"], rule)
     try:
         return _valid(scenario, data)
@@ -324,7 +325,7 @@ def _with_steps(scenario: Scenario, steps: tuple[dict[str, Any], ...], rule: Rul
     def changed(step: dict[str, Any], position: int | None) -> dict[str, Any]:
         for key in (step.get("id"), position):
             if key is not None and key in left:
-                step = {**step, "expect": _frozen(left.pop(key))}
+                step = {**step, "expect": frozen(left.pop(key))}
         for kind in NESTED:
             if kind in step:
                 inner = tuple(changed(one, None) for one in step[kind]["steps"])
@@ -339,10 +340,3 @@ def _with_steps(scenario: Scenario, steps: tuple[dict[str, Any], ...], rule: Rul
         hint += f" and the ids {', '.join(known)}" if known else ""
         raise ConfigurationError(f"{scenario.id} has no step {names} ({rule.why})", hint=hint)
     return made
-
-
-def _frozen(value: Any) -> Any:
-    """Plain data with tuples where it has lists, as files are read."""
-    if isinstance(value, Mapping):
-        return {key: _frozen(one) for key, one in value.items()}
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Hashable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-import harness
 from harness.machine.accel import Decision
 from harness.results import CellResult
 from harness.run.cells import Cell, machine_spec
@@ -17,6 +14,7 @@ from harness.run.jobs import BARE_BYTES, OVERHEAD_BYTES
 from harness.run.options import RunOptions
 from harness.run.resources import Resources
 from harness.scenario import BareScenario
+from harness.sources import sources_hash
 
 MEMORY: Final = "memory"
 """The resource of Dask that counts bytes."""
@@ -143,11 +141,7 @@ class WorkerFacts:
 @functools.cache
 def source_key() -> str:
     """Hash over every Python file of the harness: all of it has a part in a result."""
-    folder = Path(harness.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()
+    return sources_hash()
 
 
 def needs_of(cell: Cell, resources: Resources) -> Needs:

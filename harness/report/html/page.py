@@ -22,7 +22,7 @@ from harness.qualified.records import NotRun, Qualification, QualifiedCell
 from harness.report.html.charts import charts_of
 from harness.report.html.detail import SYMBOLS, WORDS, detail_of
 from harness.report.html.grid import failing_first, grid_of, title_of
-from harness.report.points import as_point, point_text
+from harness.report.points import as_point, by_reason, point_text
 from harness.report.text import clean, is_web_link, one_line, write_text
 from harness.report.verdict import BAD, counts_text, sentence, totals
 
@@ -149,15 +149,10 @@ def _state(one: Qualification) -> str:
 
 
 def _not_run(one: Qualification) -> list[Group]:
-    """What was not run by its reason, the most frequent first."""
-    groups: dict[str, list[NotRun]] = {}
-    for item in one.not_run:
-        groups.setdefault(one_line(item.reason), []).append(item)
-    found = [
-        Group(reason, sum(item.points for item in items), tuple(_what(item) for item in items[:_NAMES]), len(items))
-        for reason, items in groups.items()
+    return [
+        Group(reason.text, reason.points, tuple(map(_what, reason.entries[:_NAMES])), len(reason.entries))
+        for reason in by_reason(one.not_run)
     ]
-    return sorted(found, key=lambda group: -group.count)
 
 
 def _what(item: NotRun) -> str:
