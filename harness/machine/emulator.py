@@ -99,7 +99,7 @@ class Emulator:
     ) -> None:
         self._process = process
         self._asked = False
-        self._opened: set[str] = set()
+        self._told: set[str] = set()
         self.qmp = qmp
         self.files = files
         self.control = control
@@ -231,16 +231,17 @@ class Emulator:
     def _on_event(self, event: dict[str, Any]) -> None:
         """End a stream when the guest closes its port: a serial port has no end of file of its own.
 
-        A clone begins with ``open: false`` for a port that was not open when its template was frozen.
+        A clone begins with ``open: false`` for a port that was not open when its template was frozen; every later one
+        is a close. The open before it need not have been told: QEMU tells one change of a port a second, the last.
         """
         if event["event"] != "VSERPORT_CHANGE":
             return
         data = event.get("data", {})
         port, is_open = str(data.get("id")), bool(data.get("open"))
         sock = {CONTROL_DEVICE: self.control, SSH_DEVICE: self.ssh}.get(port)
-        if is_open:
-            self._opened.add(port)
-        elif sock is not None and port in self._opened:
+        first = port not in self._told
+        self._told.add(port)
+        if sock is not None and not is_open and not first:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 

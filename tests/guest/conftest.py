@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import signal
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
@@ -48,6 +49,13 @@ def as_an_ordinary_user() -> None:
     header = struct.pack("<Ii", _CAPABILITY_VERSION_3, 0)
     if libc.capset(header, struct.pack("<6I", kept, kept, 0, 0, 0, 0)) != 0:
         raise OSError(ctypes.get_errno(), "capset")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Ctrl-C works here and in what is started: a CI's shell that starts its jobs with ``&`` has them ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
