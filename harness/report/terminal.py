@@ -21,6 +21,7 @@ from harness.results import CellResult, Outcome, Progress, RunResult
 _STYLES: Final = {Outcome.PASS: "green", Outcome.FAIL: "red", Outcome.ERROR: "bold red", Outcome.SKIP: "yellow"}
 _REASONS: Final = 5
 _CONSOLE_LINES: Final = 8
+_SHORT: Final = 120
 
 
 class TerminalReport(Progress):
@@ -97,7 +98,7 @@ class TerminalReport(Progress):
                 self._shown.update(self._all, stage=f"{self._done} of {self._total} done")
         line = _head(result)
         if result.outcome is not Outcome.PASS:
-            line.append(f"  {next(iter(reasons(result)), '')}")
+            line.append(f"  {_short(next(iter(reasons(result)), ''))}")
         elif known(result):
             line.append(f"  {oracle_name(result)}: {known(result)}", style="dim")
         self._line(line)
@@ -172,6 +173,12 @@ def wants_live(console: Console, environ: Mapping[str, str]) -> bool:
     if environ.get("NO_COLOR") or environ.get("CI"):
         return False
     return console.is_terminal and not console.is_dumb_terminal
+
+
+def _short(reason: str) -> str:
+    """A reason without its details: all of it stands at the end."""
+    first = reason.partition("; ")[0]
+    return first if len(first) <= _SHORT else f"{first[: _SHORT - 3]}..."
 
 
 def _head(cell: CellResult) -> Text:

@@ -86,6 +86,20 @@ def test_a_long_command_is_not_broken():
     assert f"rerun: {rerun}\n" in plain(result, width=40)
 
 
+@pytest.mark.parametrize(
+    ("message", "short"),
+    [
+        ("faults: expected 1 fault, observed 0; missing: edu0 read a; more", "faults: expected 1 fault, observed 0"),
+        ("x" * 121, "x" * 117 + "..."),
+        ("x" * 120, "x" * 120),
+    ],
+)
+def test_a_reason_is_short_at_first_and_whole_at_the_end(message: str, short: str):
+    text = plain(RUN.model_copy(update={"cells": (cell("a", Outcome.FAIL, message=message, verdict=None),)}))
+    assert re.findall(r"^FAIL .*? s  a  (.*)$", text, re.MULTILINE)[0] == short
+    assert f"reason: {message}\n" in text
+
+
 def test_many_reasons_are_cut():
     checks = tuple(
         FAILED.verdict.checks[1].model_copy(update={"name": f"step {i}", "message": f"bad {i:02}"}) for i in range(20)
