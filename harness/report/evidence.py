@@ -132,6 +132,8 @@ def _pairs(values: dict[str, Any]) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 4096:
         return hex(value)
+    if isinstance(value, list | tuple) and not any(isinstance(one, str) for one in value):
+        return f"[{', '.join(map(_value, value))}]"
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 

@@ -11,7 +11,7 @@ from report_data import CRASHED, EVIDENCE, FAILED, PASSED, RUN, SKIPPED, VERSION
 
 from harness.errors import ConfigurationError
 from harness.report import cell_text, junit_xml, load_run, run_json, write_cell, write_junit, write_run
-from harness.report.evidence import steps_table
+from harness.report.evidence import observed_text, steps_table
 from harness.report.json_report import exit_code
 from harness.report.text import clean, one_line, summary
 from harness.results import Evidence, Outcome, RunResult, StepEvidence
@@ -256,3 +256,11 @@ def test_the_exit_code_says_interrupted_and_nothing_run():
     assert exit_code(RUN.model_copy(update={"cells": tuple(skipped)})) == 2
     assert exit_code(RUN.model_copy(update={"cells": ()})) == 2
     assert exit_code(RUN.model_copy(update={"interrupted": True})) == 130
+
+
+def test_addresses_in_lists_are_written_as_addresses():
+    values = {"iova_ranges": [[0, 0xFEDFFFFF], [0xFEF00000, (1 << 48) - 1]], "names": ["a", "b"], "left": 12, "no": []}
+    step = StepEvidence(index=0, kind="open", args={}, seconds=0.1, values=values)
+    assert observed_text(step) == (
+        'iova_ranges=[[0, 0xfedfffff], [0xfef00000, 0xffffffffffff]] names=["a", "b"] left=12 no=[]'
+    )
