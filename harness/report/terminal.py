@@ -176,9 +176,8 @@ def wants_live(console: Console, environ: Mapping[str, str]) -> bool:
 
 
 def _short(reason: str) -> str:
-    """A reason without its details: all of it stands at the end."""
-    first = reason.partition("; ")[0]
-    return first if len(first) <= _SHORT else f"{first[: _SHORT - 3]}..."
+    """The beginning of a reason: all of it stands at the end."""
+    return reason if len(reason) <= _SHORT else f"{reason[: _SHORT - 3]}..."
 
 
 def _head(cell: CellResult) -> Text:
