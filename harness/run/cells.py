@@ -344,8 +344,10 @@ def spec_of(machine: Machine, removed: Collection[str] = ()) -> MachineSpec:
 
     Args:
         machine: the machine.
-        removed: names of the devices that are pulled out of their slots.
+        removed: names of the devices that are pulled out of their slots, besides those whose ``slot`` says that they
+            may be.
     """
+    removed = {*removed, *(name for name, device in machine.devices.items() if device.slot)}
     devices = tuple(
         DeviceSpec(name, device.model, machine.address(name), device.vfs, device.of or "")
         for name, device in machine.devices.items()

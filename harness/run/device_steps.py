@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from harness.deadline import Deadline
-from harness.errors import InfrastructureError
+from harness.errors import ConfigurationError, InfrastructureError
 from harness.guest.guest import Guest
 from harness.machine.device_server import RequestRefusedError
 from harness.machine.removal import pull_out
@@ -54,6 +54,11 @@ def _remove(guest: Guest, args: dict[str, Any], deadline: Deadline) -> dict[str,
     name = args["device"]
     doing = f"the surprise removal of {name}"
     bus = next(device.bdf[0] for device in guest.spec.devices if device.name == name)
+    if bus not in guest.spec.hot_plug:
+        raise ConfigurationError(
+            f"{name} is in no slot that it could be pulled out of",
+            hint="say so where the machine is described: slot: true among the keys of the device",
+        )
     answer = guest.request(doing, "_watch_removal", {"device": name}, deadline)
     if answer["error"]:
         return answer

@@ -9,12 +9,12 @@ from typing import Any, Final
 from harness.scenario.args import Args, DmaArgs
 from harness.scenario.args_device import HOST_KINDS, Collect, Misbehave, Operate, SurpriseRemoval
 from harness.scenario.engines import QAT_MODELS
+from harness.scenario.machine import SLOT_BUSES
 from harness.scenario.yaml_marks import Path_
 
 _OF_A_QAT: Final = ("operate", "collect", "counters", "misbehave", "resume", "vanish")
 _WAIT_FOR_IT: Final = ("close", "reset", "unbind", "unplug")
 _OUTSIDE: Final = 3  # parts of the path of a step's arguments that is in no other step
-_PORTS: Final = range(1, 9)
 
 Report = Callable[..., None]
 """Takes the path, the message, the hint, and ``key``: the problem is the key itself."""
@@ -159,7 +159,7 @@ class DeviceCheck:
         if device.get("model") == "vf" or device.get("vfs"):
             message = f"expected a device without VFs, found '{name}'"
             self._report((*path, "device"), message, "a VF is in no slot, and a PF takes its VFs along")
-        elif place not in {f"{bus:02x}" for bus in _PORTS}:
+        elif place not in {f"{bus:02x}" for bus in SLOT_BUSES}:
             message = f"expected a device on the buses 01 to 08, found '{name}' on bus {place}"
             self._report((*path, "device"), message, "those are behind slots of their own")
         elif [one for one, other in devices.items() if one != name and str(other.get("at", ""))[:2] == place]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -14,6 +14,8 @@ from harness.scenario.values import Bdf, Name, Requirement, Size, Word, address_
 _MIB = 1 << 20
 _MAX_BUS = 0xFE
 _NUMBERED_BUSES = 8  # those that the firmware numbers
+SLOT_BUSES: Final = range(1, _NUMBERED_BUSES + 1)
+"""The buses with a slot of their own, out of which a card can be pulled."""
 _MAX_PORTS = 8
 _MAX_SLOTS_OF_BUS_0 = 16  # the machine has devices of its own there
 
@@ -64,11 +66,16 @@ class Device(Model):
     vfs: int = Field(default=0, ge=0, le=127, description="nvme: how many VFs it offers; 0, the default, is no SR-IOV.")
     of: Name | None = Field(default=None, description="vf: the PF, by its name.")
     number: int | None = Field(default=None, ge=1, le=127, description="vf: which one, from 1.")
+    slot: bool = Field(
+        default=False,
+        description="true: in a slot that it can be pulled out of. A file with a surprise_removal of it needs not say "
+        "so; a test in Python does.",
+    )
 
     @model_validator(mode="after")
     def _fits_model(self) -> Device:
         if self.model == "vf":
-            if self.of is None or self.number is None or self.at is not None or self.vfs:
+            if self.of is None or self.number is None or self.at is not None or self.vfs or self.slot:
                 raise refuse(
                     "of and number, and nothing else, for a vf",
                     "other keys",
@@ -85,6 +92,9 @@ class Device(Model):
             raise refuse("VFs of an nvme only", f"vfs beside model: {self.model}", hint, quote=False)
         if self.model == "nvme" and (self.at.startswith("00:") or not self.at.endswith(":00.0")):
             raise refuse("an nvme behind a root port, at bb:00.0", self.at, "its VFs are at the functions behind it")
+        if self.slot and (self.vfs or split_bdf(self.at)[0] not in SLOT_BUSES):
+            hint = "at: on a bus from 01 to 08, without vfs"
+            raise refuse("a slot that has the device for itself", self.at, hint)
         return self
 
 

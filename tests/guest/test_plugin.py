@@ -49,6 +49,15 @@ def test_unexpected_fault(device, guest, tmp_path):
     device.bus_master(enabled=True)
     device.dma_read(iova=0x900000, size=16)
 
+@pytest.mark.harness_machine(devices={"dut": {"model": "qat", "at": "02:00.0", "slot": True}})
+def test_pulled_out(usdm, device):
+    device.open()
+    device.surprise_removal(expect={"counts": {"closed": 1}})
+
+def test_in_no_slot(device):
+    device.open()
+    device.surprise_removal()
+
 @pytest.mark.timeout(5, func_only=True)
 def test_hangs(guest):
     guest.run("sleep 1000", timeout=1000)
@@ -111,7 +120,8 @@ def test_files_and_tests_in_python_by_two_workers(folder: Path) -> None:
         check=False,
     )
     text = done.stdout
-    assert "3 failed, 2 passed" in text, text + done.stderr
+    assert "4 failed, 3 passed" in text, text + done.stderr
+    assert "edu0 is in no slot that it could be pulled out of" in text
     assert not processes_with(str(out))
     # A file, and the same in Python.
     file, twin = (out / name / "verdict.json" for name in ("read.yaml-read", "test_python.py-test_twin"))
@@ -141,7 +151,7 @@ def test_files_and_tests_in_python_by_two_workers(folder: Path) -> None:
         text=True,
         check=False,
     )
-    assert "2 passed, 3 failed" in report.stdout, report.stdout + report.stderr
+    assert "3 passed, 3 failed, 1 error" in report.stdout, report.stdout + report.stderr
 
 
 def test_a_shell_in_the_guest_of_a_test_that_failed(folder: Path) -> None:

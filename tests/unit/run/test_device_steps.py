@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from harness.deadline import Deadline
-from harness.errors import InfrastructureError
+from harness.errors import ConfigurationError, InfrastructureError
 from harness.machine.device_server import RequestRefusedError
 from harness.machine.spec import DeviceSpec, MachineSpec
 from harness.run import device_steps
@@ -42,6 +43,14 @@ class Player:
 
     def do(self, kind: str, deadline: Deadline = DEADLINE, **args: Any) -> dict[str, Any]:
         return do_step(self, kind, {"device": "d", **args}, deadline)  # type: ignore[arg-type]
+
+
+def test_a_device_in_no_slot_is_not_pulled_out() -> None:
+    player = Player()
+    player.spec = replace(player.spec, hot_plug=())
+    with pytest.raises(ConfigurationError, match="d is in no slot"):
+        player.do("surprise_removal")
+    assert player.asked == []
 
 
 @pytest.mark.parametrize(
