@@ -14,9 +14,10 @@ from harness.errors import HarnessError
 from harness.plugin.options import value_of
 from harness.plugin.state import say, state_of
 from harness.report.json_report import CELL_FILE, RUN_FILE, load_run, write_cell, write_run
-from harness.results import CellResult, Outcome, RunResult
+from harness.results import CellResult, RunResult
 from harness.run.cell import cell_facts
 from harness.run.cells import Cell
+from harness.run.outcome import errored
 from harness.run.schedule import host_facts, make_run_folder
 
 _BEGUN: Final = pytest.StashKey[tuple[RunResult, float]]()
@@ -48,15 +49,7 @@ def note_failed_setup(config: pytest.Config, cell: Cell, nodeid: str, error: Har
     """Leave a verdict of a cell that something was missing for, so that it is not missing itself."""
     folder = state_of(config).new_folder(nodeid)
     folder.mkdir(parents=True)
-    result = CellResult(
-        **cell_facts(cell),
-        outcome=Outcome.ERROR,
-        failure_class=error.failure_class,
-        message=error.message,
-        hint=error.hint,
-        folder=str(folder),
-    )
-    write_cell(result, folder)
+    write_cell(errored(error, cell_facts(cell) | {"folder": str(folder)}), folder)
 
 
 def finish_out(config: pytest.Config, *, interrupted: bool) -> None:

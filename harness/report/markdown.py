@@ -11,7 +11,7 @@ from harness.qualified.records import Qualification, QualifiedCell, Standing
 from harness.report.evidence import steps_table
 from harness.report.points import Point, as_point, by_reason, point_of, point_text, points_of, varying
 from harness.report.text import clean, is_web_link, one_line, reasons, write_text
-from harness.report.verdict import BAD, counts_text, sentence, totals
+from harness.report.verdict import BAD, counts_text, sentence, totals, what_changed
 
 LIMIT: Final = 65_536
 """Characters that GitHub takes in a comment."""
@@ -57,11 +57,8 @@ def _parts(one: Qualification) -> Iterator[str]:
     if one.comparison is not None:
         change = one.comparison
         yield f"\n#### Changes since {_text(change.before) or 'the earlier one'}\n"
-        yield from _names("newly failing", change.newly_failing)
-        yield from _names("newly passing", change.newly_passing)
-        yield from _names("slower", (f"{s.name}: {s.before:.1f} s, now {s.now:.1f} s" for s in change.slower))
-        yield from _names("no longer run", change.gone)
-        yield from _names("new", change.new)
+        for title, names in what_changed(change):
+            yield from _names(title, names)
         if not change.changed:
             yield "\nNothing changed.\n"
     if bad:

@@ -12,7 +12,7 @@ from rich.text import Text
 from harness.qualified.records import Qualification, QualifiedCell, Standing
 from harness.report.points import as_point, by_reason, point_text
 from harness.report.text import one_line, reasons
-from harness.report.verdict import BAD, counts_text, sentence
+from harness.report.verdict import BAD, counts_text, sentence, what_changed
 
 _REASONS: Final = 3
 _FAILURES: Final = 40
@@ -44,11 +44,8 @@ def _lines(one: Qualification) -> Iterator[Text]:
     yield from _counted("not run", Counter({reason.text: reason.points for reason in by_reason(one.not_run)}))
     if one.comparison is not None:
         change = one.comparison
-        yield from _listed("newly failing", change.newly_failing)
-        yield from _listed("newly passing", change.newly_passing)
-        yield from _listed("slower", (f"{s.name}: {s.before:.1f} s, now {s.now:.1f} s" for s in change.slower))
-        yield from _listed("no longer run", change.gone)
-        yield from _listed("new", change.new)
+        for title, names in what_changed(change):
+            yield from _listed(title, names)
         if not change.changed:
             yield from (Text(), Text(f"since {one_line(change.folder or change.before)}: nothing changed"))
     yield from _listed("notes", one.notes)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from harness.errors import INTERRUPTED, FailureClass, worst_exit_code
-from harness.qualified.records import Qualification, QualifiedCell, Standing
+from harness.qualified.records import Comparison, Qualification, QualifiedCell, Standing
 from harness.report.points import Point, as_point, point_of, point_text, points_of, value_text, varying
 from harness.report.text import one_line
 
@@ -50,6 +50,17 @@ def counts_text(one: Qualification) -> str:
         (max(one.planned - len(one.cells), 0), "left to run", "left to run"),
     ]
     return ", ".join(f"{count} {name if count == 1 else names}" for count, name, names in parts if count) or "nothing"
+
+
+def what_changed(change: Comparison) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The lists of a comparison with their titles, in the order of their weight; each may be empty."""
+    return (
+        ("newly failing", change.newly_failing),
+        ("newly passing", change.newly_passing),
+        ("slower", tuple(f"{one.name}: {one.before:.1f} s, now {one.now:.1f} s" for one in change.slower)),
+        ("no longer run", change.gone),
+        ("new", change.new),
+    )
 
 
 def sentence(one: Qualification) -> str:

@@ -20,7 +20,7 @@ from harness.judge import judge_bare
 from harness.judge.registers import KEY
 from harness.results import CellResult, Evidence, Outcome, StepEvidence, Versions
 from harness.run.options import RunOptions
-from harness.run.outcome import judged, own_defect
+from harness.run.outcome import errored, judged, own_defect
 from harness.run.resources import Emulation
 from harness.run.trace import TraceReader
 from harness.scenario import BareScenario
@@ -95,14 +95,7 @@ def run_bare(
     }
     if error is not None:
         common |= {"seconds": round(time.monotonic() - began, 3)}
-        return CellResult(
-            **common,
-            outcome=Outcome.ERROR,
-            failure_class=error.failure_class,
-            message=error.message,
-            hint=error.hint,
-            console_tail=tuple(error.context.get("stderr", "").splitlines()),
-        )
+        return errored(error, common | {"console_tail": tuple(error.context.get("stderr", "").splitlines())})
     stage("judge")
     verdict = judge_bare(scenario, evidence)
     return judged(verdict, common | {"seconds": round(time.monotonic() - began, 3)})

@@ -16,7 +16,7 @@ from harness.results import CellResult, Check, Outcome, Versions
 from harness.run.bare import run_bare
 from harness.run.cells import Cell, unmet
 from harness.run.options import RunOptions
-from harness.run.outcome import judged
+from harness.run.outcome import errored, judged
 from harness.run.resources import Resources
 from harness.run.session import GuestSession, Side, Told, oracle
 from harness.scenario import BareScenario, Scenario
@@ -131,14 +131,8 @@ def cell_result(
     }
     if last.error is not None:
         on = f"on {last.side}: " if cell.implementation == "both" else ""
-        return CellResult(
-            **facts,
-            outcome=Outcome.ERROR,
-            failure_class=last.error.failure_class,
-            message=on + last.error.message,
-            hint=last.error.hint,
-            console_tail=tuple(last.error.context.get("console", tail(last.folder / "console.log")).splitlines()),
-        )
+        console = last.error.context.get("console", tail(last.folder / "console.log"))
+        return errored(last.error, facts | {"console_tail": tuple(console.splitlines())}, on)
     stage("judge")
     verdict = judge(scenario, evidence[0]) if len(evidence) == 1 else judge_both(scenario, *evidence)
     if more:

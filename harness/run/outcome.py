@@ -1,4 +1,4 @@
-"""How a cell of either tier ends: with a verdict, or with a defect of the harness itself."""
+"""How a cell of either tier ends: with a verdict, with an error, or with a defect of the harness itself."""
 
 from __future__ import annotations
 
@@ -26,6 +26,23 @@ def judged(verdict: Verdict, facts: dict[str, Any]) -> CellResult:
         failure_class=FailureClass.EXPECTATION,
         message=f"{failed.name}: {failed.message}",
         verdict=verdict,
+    )
+
+
+def errored(error: HarnessError, facts: dict[str, Any], on: str = "") -> CellResult:
+    """The result of a cell that came to no verdict.
+
+    Args:
+        error: why.
+        facts: what the result says of the cell besides.
+        on: what its message begins with: on which of several guests it was.
+    """
+    return CellResult(
+        **facts,
+        outcome=Outcome.ERROR,
+        failure_class=error.failure_class,
+        message=on + error.message,
+        hint=error.hint,
     )
 
 

@@ -17,7 +17,7 @@ from harness import __version__
 from harness.errors import HarnessError, InfrastructureError
 from harness.qualify.executor import Ended, Work
 from harness.qualify.remote import calls
-from harness.qualify.remote.evidence import error_result, localized, unpack_folder
+from harness.qualify.remote.evidence import localized, unpack_folder
 from harness.qualify.remote.orders import (
     Answer,
     CellOrder,
@@ -33,7 +33,9 @@ from harness.qualify.remote.session import BEGIN, plugin_name
 from harness.qualify.remote.shipping import Shipping, UnfitWorkerError, call
 from harness.report.json_report import write_cell
 from harness.results import CellResult, Progress
+from harness.run.cell import cell_facts
 from harness.run.crew import STOP_SECONDS
+from harness.run.outcome import errored
 
 CONNECT_SECONDS: Final = 10.0
 # A cell whose workers are lost again and again is what loses them.
@@ -319,7 +321,7 @@ class Dispatch:
             self._lost[index] += 1
             why = reason or "it was lost"
             message = f"the worker {host.facts.name} did not end this cell, which was in its stage '{stage}': {why}"
-            result = error_result(self._work.cells[index], InfrastructureError(message))
+            result = errored(InfrastructureError(message), cell_facts(self._work.cells[index]))
             # It was no fault of the cell's; but a cell that ends each worker must not end them all.
             if self._hand_over(index, result) or self._lost[index] < LOSSES:
                 again.append(index)
@@ -358,7 +360,7 @@ class Dispatch:
             self._drop(host.facts.address, str(error) or "it does not answer")
         else:
             message = f"on the worker {host.facts.name}: {type(error).__name__}: {error}"
-            self._finished(index, host, error_result(self._work.cells[index], InfrastructureError(message)))
+            self._finished(index, host, errored(InfrastructureError(message), cell_facts(self._work.cells[index])))
 
     def _gone(self) -> InfrastructureError:
         return InfrastructureError(

@@ -1,4 +1,4 @@
-"""What comes back of a cell from a worker: its folder and its result, or why there is none."""
+"""What comes back of a cell from a worker: its folder and its result."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 
 import zstandard
 
-from harness.errors import HarnessError, InfrastructureError
+from harness.errors import InfrastructureError
 from harness.qualify.remote.orders import Answer
-from harness.results import CellResult, Outcome
-from harness.run.cells import Cell
+from harness.results import CellResult
 
 
 def pack_folder(folder: Path) -> bytes:
@@ -73,21 +72,4 @@ def localized(answer: Answer, folder: Path) -> CellResult:
             "hint": None if result.hint is None else here(result.hint),
             "console_tail": tuple(map(here, result.console_tail)),
         }
-    )
-
-
-def error_result(cell: Cell, error: HarnessError) -> CellResult:
-    """The result of a cell that came to nothing for a reason outside of it."""
-    scenario = cell.scenario
-    return CellResult(
-        scenario=cell.name,
-        title=scenario.title,
-        source=scenario.source,
-        file=str(scenario.file),
-        rerun=cell.rerun,
-        implementation=cell.implementation,
-        outcome=Outcome.ERROR,
-        failure_class=error.failure_class,
-        message=error.message,
-        hint=error.hint,
     )
