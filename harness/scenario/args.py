@@ -131,7 +131,8 @@ class Buffer(Args):
     backing: Literal["anonymous", "repeated", "read_only", "huge"] = Field(
         default="anonymous",
         description="anonymous (default); repeated: one piece of 2 MiB mapped again and again, for buffers larger than "
-        "the guest's memory; read_only: the program itself may not write to it; huge: hugepages of 2 MiB.",
+        "the guest's memory, in a large page where the kernel can; read_only: the program itself may not write to it; "
+        "huge: hugepages of 2 MiB.",
     )
     align: Size = Field(default=4096, description="What the address is a multiple of, a power of two from 4K to 1G.")
 

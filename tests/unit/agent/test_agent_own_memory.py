@@ -89,6 +89,26 @@ def test_repeated_memory_is_one_piece_again_and_again() -> None:
     own_memory.give_back(address, 5 * MIB)
 
 
+@pytest.mark.parametrize(("size", "asked"), [(2 * MIB - 1, []), (2 * MIB, [2 * MIB]), (5 * MIB, [2 * MIB])])
+def test_a_kernel_without_large_pages_repeats_small_ones(
+    size: int, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole piece is asked for as a large page, which nobody needs; what is contiguous by name does need it."""
+    pieces = []
+
+    def without(address: int, size: int, advice: int) -> None:
+        pieces.append(size)
+        raise NoMemory("madvise")
+
+    monkeypatch.setattr(own_memory, "_madvise", without)
+    address = own_memory.take(size, "repeated")
+    assert pieces == asked
+    assert address % (2 * MIB) == 0 or not asked
+    own_memory.write(address + size - 1, b"\x5a")
+    own_memory.give_back(address, size)
+    assert 0 in left_by(lambda: pytest.raises(NoMemory, own_memory.take, size, "contiguous"))
+
+
 @pytest.mark.parametrize("backing", ["anonymous", "read_only", "repeated"])
 @pytest.mark.parametrize("align", [4096, 2 * MIB])
 def test_too_much_is_refused_and_leaves_nothing(backing: str, align: int) -> None:
