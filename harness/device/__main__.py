@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import importlib.util
 import json
 import os
+import shlex
 import signal
 import socket
 import stat
@@ -21,9 +23,12 @@ from typing import Final
 
 from harness.device.model import Model
 from harness.device.server import FunctionServer
+from harness.device.telling import tell
 
 _LONGEST: Final = 107  # bytes of a unix socket's name
 _USAGE: Final = 2
+_INTERRUPTED: Final = 130
+_END_SECONDS: Final = 1.0  # for tasks of the model
 _MODULE: Final = "the_device_model"  # whatever the file is called: it may be called json.py
 
 
@@ -44,7 +49,11 @@ def load(place: str) -> type[Model]:
     if not colon or not file or not name:
         raise Mistake(f"'{place}' names no device model: write FILE.py:CLASS")
     path = Path(file)
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise Mistake(f"{file} cannot be read: {os.strerror(error.errno or 0)}") from error
+    if not there:
         raise Mistake(f"there is no file {file}")
     spec = importlib.util.spec_from_file_location(_MODULE, path)
     if spec is None or spec.loader is None:
@@ -53,7 +62,7 @@ def load(place: str) -> type[Model]:
     sys.modules[_MODULE] = module  # dataclasses of the file look themselves up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Mistake(f"{file} cannot be loaded: {_told(error)}") from error
     found = getattr(module, name, None)
     if found is None:
@@ -75,14 +84,19 @@ def make(model: type[Model], name: str) -> Model:
         raise Mistake(f"{model.__name__} cannot be made: {_told(error)}") from error
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """An exception with the line that raised it."""
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})"
 
 
 def listen(path: str) -> socket.socket:
     """A listening socket that only this user reaches; raises Mistake."""
+    if not path:
+        raise Mistake("the socket has no name")
+    path = str(Path(path).absolute())  # which is what QEMU is given
     if len(os.fsencode(path)) > _LONGEST:
         raise Mistake(f"{path} is too long for a socket, whose name has at most {_LONGEST} bytes")
     listener = socket.socket(socket.AF_UNIX)
@@ -92,7 +106,9 @@ def listen(path: str) -> socket.socket:
         listener.listen(1)
     except OSError as error:
         listener.close()
-        hint = "; remove it if no other server uses it" if Path(path).exists() else ""
+        hint = ""
+        if error.errno == errno.EADDRINUSE:
+            hint = "; remove it if no other server uses it" if Path(path).is_socket() else ", by what is no socket"
         raise Mistake(f"no socket at {path}: {os.strerror(error.errno or 0)}{hint}") from error
     finally:
         os.umask(before)
@@ -100,16 +116,20 @@ def listen(path: str) -> socket.socket:
 
 
 async def serve(model: Model, listener: socket.socket, path: str) -> None:
-    """Serve one client after the other until SIGINT or SIGTERM; the socket is removed then."""
+    """Serve one client after the other until a signal ends it; the socket is removed then.
+
+    SIGINT and SIGTERM do, and SIGHUP where nobody has it ignored.
+    """
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, ended.set)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number is not signal.SIGHUP or signal.getsignal(number) is signal.SIG_DFL:
+            loop.add_signal_handler(number, ended.set)
     ours = Path(path).stat()
     server = FunctionServer(model, listener, loop)
     try:
         device = {"driver": "vfio-user-pci", "socket": {"type": "unix", "path": str(Path(path).absolute())}}
-        print(f"{model.name} listens; give QEMU: -device '{json.dumps(device)}'", flush=True)
+        print(f"{model.name} listens; give QEMU: -device {shlex.quote(json.dumps(device))}", flush=True)
         await ended.wait()
     finally:
         server.close()
@@ -117,6 +137,17 @@ async def serve(model: Model, listener: socket.socket, path: str) -> None:
             now = Path(path).stat()
             if stat.S_ISSOCK(now.st_mode) and (now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino):
                 Path(path).unlink()
+        await _end_tasks(model)
+
+
+async def _end_tasks(model: Model) -> None:
+    """Wait for the model's tasks, but not for good, as asyncio.run() would."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks and (await asyncio.wait(tasks, timeout=_END_SECONDS))[1]:
+        tell(f"{model.name}: a task of the model does not end")
+        os._exit(1)
 
 
 def main(words: list[str] | None = None) -> int:
@@ -137,6 +168,8 @@ def main(words: list[str] | None = None) -> int:
     except Mistake as mistake:
         print(f"{parser.prog}: {mistake}", file=sys.stderr)
         return _USAGE
+    except KeyboardInterrupt:  # before it listens
+        return _INTERRUPTED
     return 0
 
 

@@ -171,6 +171,8 @@ class ConfigSpace:
                 data[extended + 4 : extended + one.LENGTH] = one.body()
                 link, extended = extended, extended + one.LENGTH
                 continue
+            if place + one.LENGTH > _EXTENDED:
+                raise ValueError(f"the capabilities have no room: {type(one).__name__} would end beyond {_EXTENDED:#x}")
             data[pointer] = place
             data[place] = one.NUMBER
             data[place + 2 : place + one.LENGTH] = one.body()

@@ -9,7 +9,7 @@ import errno
 import os
 import select
 import socket
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
@@ -72,7 +72,7 @@ class Handler(Protocol):
             ProtocolError: the connection must end.
         """
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         """Doing a command raised what it should not."""
 
     def lost(self, why: str) -> None:
@@ -103,8 +103,8 @@ class Connection:
         self._fds: list[int] = []
         self._out: deque[memoryview] = deque()
         self._backlog = 0  # bytes
-        self._waiting: dict[int, asyncio.Future[Reply]] = {}
-        self._queue: deque[tuple[Command, bytes, asyncio.Future[Reply]]] = deque()
+        self._waiting: dict[int, tuple[Command, asyncio.Future[Reply]]] = {}
+        self._queue: OrderedDict[asyncio.Future[Reply], tuple[Command, bytes]] = OrderedDict()
         self._next = 0
         self._held = self._reading = False
         self._regulate()
@@ -122,7 +122,8 @@ class Connection:
         """Ask the client for something.
 
         At most 16 requests are on their way at a time; the others follow in their order. A request may be cancelled:
-        its reply is taken all the same, so no other request gets its number before.
+        its reply is taken all the same, so no other request gets its number before. One that is not on its way yet is
+        forgotten.
 
         Returns:
             A future, which raises :class:`Gone` when the connection ends.
@@ -133,25 +134,33 @@ class Connection:
         elif len(self._waiting) < _OUTSTANDING:
             self._ask(command, body, future)
         else:
-            self._queue.append((command, body, future))
+            self._queue[future] = command, body
+            future.add_done_callback(self._forget)
         return future
+
+    def _forget(self, future: asyncio.Future[Reply]) -> None:
+        self._queue.pop(future, None)
 
     def _ask(self, command: Command, body: bytes, future: asyncio.Future[Reply]) -> None:
         number = self._next
         while number in self._waiting:
             number = number + 1 & 0xFFFF
         self._next = number + 1 & 0xFFFF
-        self._waiting[number] = future
+        self._waiting[number] = command, future
         self._send(message(number, command, body))
 
     def _take_reply(self, found: Header, body: bytes) -> None:
-        future = self._waiting.pop(found.id, None)
+        command, future = self._waiting.get(found.id, (None, None))
         if future is None:
             raise ProtocolError(f"a reply to the request {found.id}, which nobody made")
+        if found.command != command:
+            what = f"a reply of the command {found.command} to the request {found.id}, a command {command}"
+            raise ProtocolError(what)  # its future ends with the connection
+        del self._waiting[found.id]
         while self._queue:
-            following = self._queue.popleft()
-            if not following[2].done():
-                self._ask(*following)
+            following, (command, asked) = self._queue.popitem(last=False)
+            if not following.done():
+                self._ask(command, asked, following)
                 break
         if not future.done():
             future.set_result(Reply(found.error or errno.EIO if found.flags & _ERROR else 0, body))
@@ -206,8 +215,8 @@ class Connection:
             return False
         if ancillary:
             self._take_descriptors(ancillary)
-        if flags & socket.MSG_CTRUNC:
-            raise ProtocolError(f"more descriptors with a message than the {MAX_FDS} that may come")
+        if flags & socket.MSG_CTRUNC or len(self._fds) > MAX_FDS:
+            raise ProtocolError(f"more descriptors with a message than can be taken; {MAX_FDS} may come")
         if not count:
             self.close("the client closed the connection" + " in the middle of a message" * bool(self._have))
             return False
@@ -235,7 +244,7 @@ class Connection:
             raise
         except Refused as refused:
             flags, error = _REPLY | _ERROR, refused.error
-        except Exception as broken:  # whatever a model does wrong: the client is told, and the function goes on
+        except (Exception, asyncio.CancelledError) as broken:  # a model's own: the client is told, the function goes on
             flags, error = _REPLY | _ERROR, errno.EIO
             self._handler.failed(broken)
         if not found.flags & _NO_REPLY:
@@ -243,7 +252,7 @@ class Connection:
         if then is not None:
             try:
                 then()
-            except Exception as broken:
+            except (Exception, asyncio.CancelledError) as broken:
                 self._handler.failed(broken)
 
     def hold(self, held: bool) -> None:
@@ -309,12 +318,12 @@ class Connection:
         self.closed = True
         self._regulate()
         self._loop.remove_writer(self._fileno)
-        _end(self._sock)
+        hang_up(self._sock)
         for fd in self._fds:
             os.close(fd)
         self._fds = []
         self._out.clear()
-        asked = [*self._waiting.values(), *(future for _, _, future in self._queue)]
+        asked = [*(future for _, future in self._waiting.values()), *self._queue]
         self._waiting.clear()
         self._queue.clear()
         for future in asked:
@@ -323,7 +332,7 @@ class Connection:
         self._handler.lost(why)
 
 
-def _end(sock: socket.socket) -> None:
+def hang_up(sock: socket.socket) -> None:
     """Close a connection so that the other side reads an end, also when something of it has not been read here.
 
     Else it would read ECONNRESET, over which QEMU 11.1 fails an assertion.

@@ -209,8 +209,10 @@ class Dma:
                         transfer.error = reply.error
                     transfer.refused.append((iova, size))
                 elif reads:
-                    if len(reply.body) != DMA_ACCESS.size + size:
-                        connection.close(f"{len(reply.body)} bytes came in reply to a DMA read of {size}")
+                    head = DMA_ACCESS.pack(iova, size)
+                    if len(reply.body) != len(head) + size or not reply.body.startswith(head):
+                        what = f"a DMA read of {size} bytes at {iova:#x}"
+                        connection.close(f"{len(reply.body)} bytes, or those of another place, in reply to {what}")
                         raise Gone("the client does not keep to the protocol")
                     parts.append(memoryview(reply.body)[DMA_ACCESS.size :])
         finally:

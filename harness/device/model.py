@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import errno
 import os
-import sys
 import traceback
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -17,9 +16,11 @@ from harness.device.connection import Connection, Gone, Refused
 from harness.device.dma import Dma
 from harness.device.mirror import Mirror
 from harness.device.registers import Bar
+from harness.device.telling import tell
 
 _EVENTFD: Final = "anon_inode:[eventfd]"
 _SETTLE_SECONDS: Final = 1.0  # QEMU waits 5 s for a reply
+_MOST_TOLD: Final = 100  # exceptions: a guest may read a register that raises one all day long
 
 
 class Model:
@@ -44,8 +45,9 @@ class Model:
         self.bars: dict[int, Bar] = {}
         self.mirror = Mirror()
         self.dma = Dma(self.mirror, lambda: self.config.bus_master)
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self.on_settling: Callable[[bool], None] = lambda settling: None
+        self._failures = 0
         self._interrupts: dict[int, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending: set[asyncio.Task[None]] = set()
@@ -93,17 +95,22 @@ class Model:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, Gone):
-            self.failed(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+            self.failed(error)
         if task in self._ending:
             self._ending.discard(task)
             if not self._ending:
                 self._settled()
 
-    def failed(self, error: Exception) -> None:
-        """Keep what the model's own code raised, and say it on stderr; the function goes on."""
-        text = "".join(traceback.format_exception(error))
-        print(f"{self.name}: the device model raised an exception\n{text}", file=sys.stderr, end="", flush=True)
-        self.failure = self.failure or error
+    def failed(self, error: BaseException) -> None:
+        """Keep the first exception of the model's own code, and say it on stderr, later ones in a line each."""
+        self._failures += 1
+        if self.failure is None:
+            self.failure = error
+            text = "".join(traceback.format_exception(error)).rstrip("\n")
+            tell(f"{self.name}: the device model raised an exception\n{text}")
+        elif self._failures <= _MOST_TOLD:
+            last = " (no more of them are told)" * (self._failures == _MOST_TOLD)
+            tell(f"{self.name}: the device model raised {error!r}{last}")
 
     def interrupt(self, vector: int) -> bool:
         """Signal an interrupt; tells whether the driver has it switched on."""
@@ -133,7 +140,7 @@ class Model:
             bar.reset()
         try:
             self.on_reset()
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             self.failed(error)
         if ending and not self._ending:
             self._late = asyncio.get_running_loop().call_later(_SETTLE_SECONDS, self._go_on)

@@ -7,15 +7,15 @@ import errno
 import os
 import socket
 import struct
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 from harness.device import config, wire
-from harness.device.connection import Connection, Refused
-from harness.device.mirror import Overlap
+from harness.device.connection import Connection, Refused, hang_up
+from harness.device.mirror import ALL, Overlap
 from harness.device.model import Model
+from harness.device.telling import tell
 from harness.device.wire import Access, Command, ProtocolError
 
 _REGIONS, _IRQS = 9, 5
@@ -27,6 +27,7 @@ _READ_WRITE: Final = int(Access.READ | Access.WRITE)
 _UCRED: Final = struct.Struct("=iII")
 _FOR_NOW: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _RETRY_SECONDS: Final = 1.0
+_LONGEST_REASON: Final = 300  # characters: a client may have written them
 
 
 class FunctionServer:
@@ -92,7 +93,7 @@ class FunctionServer:
         problem = "another client is connected" if self._connection else _stranger(sock)
         if problem:
             self._note(problem)
-            sock.close()
+            hang_up(sock)  # it may have spoken already
             return
         self._spoken = False
         self._connection = Connection(sock, self, self._loop)
@@ -116,7 +117,7 @@ class FunctionServer:
         if self._connection is not None:
             self._connection.hold(settling)
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         """The model raised an exception where it must not."""
         self.model.failed(error)
 
@@ -129,7 +130,8 @@ class FunctionServer:
         self.on_lost()
 
     def _note(self, why: str) -> None:
-        print(f"{self.model.name}: {why}", file=sys.stderr, flush=True)
+        why = why if len(why) <= _LONGEST_REASON else f"{why[:_LONGEST_REASON]}..."
+        tell(f"{self.model.name}: {why}")
         self.refused.append(why)
         del self.refused[:-100]
 
@@ -206,22 +208,24 @@ class FunctionServer:
         _, flags, _, address, size = _unpack(wire.MAP, body)
         if not flags or flags & ~_READ_WRITE:
             raise Refused(errno.EINVAL, f"a mapping with the flags {flags:#x}")
+        _whole_pages(address, size)
         try:
             self.model.mirror.add(address, size, flags)
         except Overlap as error:
             raise Refused(errno.EEXIST, str(error)) from None
-        except ValueError as error:
-            raise Refused(errno.EINVAL, str(error)) from None
         return b""
 
     def _unmap(self, body: bytes, _fds: list[int]) -> bytes:
         _, flags, address, size = _unpack(wire.UNMAP, body)
         if flags & ~wire.UNMAP_ALL:
             raise Refused(errno.EINVAL, f"an unmapping with the flags {flags:#x}; dirty pages are not tracked")
-        if flags:
-            self.model.mirror.clear()
-        else:
+        if not flags:
+            _whole_pages(address, size)
             self.model.mirror.remove(address, size)
+        elif address or size:
+            raise Refused(errno.EINVAL, "an unmapping of everything that names a range")
+        else:
+            self.model.mirror.clear()
         return body
 
     def _place(self, body: bytes) -> tuple[int, int, int]:
@@ -261,6 +265,11 @@ class FunctionServer:
 def _unpack(layout: struct.Struct, body: bytes) -> tuple[int, ...]:
     _exactly(body, layout.size)
     return layout.unpack(body)
+
+
+def _whole_pages(address: int, size: int) -> None:
+    if not size or (address | size) % wire.PAGE or address + size > ALL:
+        raise Refused(errno.EINVAL, f"{size:#x} bytes at {address:#x} are no pages within 64 bits")
 
 
 def _exactly(body: bytes, size: int) -> None:

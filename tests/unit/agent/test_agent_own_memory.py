@@ -106,7 +106,12 @@ def test_a_kernel_without_large_pages_repeats_small_ones(
     assert address % (2 * MIB) == 0 or not asked
     own_memory.write(address + size - 1, b"\x5a")
     own_memory.give_back(address, size)
-    assert 0 in left_by(lambda: pytest.raises(NoMemory, own_memory.take, size, "contiguous"))
+
+    def contiguous() -> None:
+        with pytest.raises(NoMemory):
+            own_memory.take(size, "contiguous")
+
+    assert 0 in left_by(contiguous)
 
 
 @pytest.mark.parametrize("backing", ["anonymous", "read_only", "repeated"])

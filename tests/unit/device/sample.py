@@ -21,6 +21,7 @@ class Sample(Model):
     Attributes:
         log: what happened to the tasks.
         release: lets a task that waits go on.
+        cancelled: a hook asks for the result of a task that a reset has ended.
     """
 
     identity: ClassVar[Identity] = Identity(
@@ -30,6 +31,7 @@ class Sample(Model):
     def build(self) -> None:
         self.log: list[str] = []
         self.release = asyncio.Event()
+        self.cancelled = False
         bar = self.bar(0, 0x4000)
         self.source = bar.add(SOURCE, Register("SOURCE", 8, writable=True))
         self.destination = bar.add(DESTINATION, Register("DESTINATION", 8, writable=True))
@@ -44,9 +46,13 @@ class Sample(Model):
             self.start(self.work(how))
 
     def broken(self) -> int:
+        if self.cancelled:
+            raise asyncio.CancelledError
         raise LookupError("a hook that reads")
 
     def breaks(self, value: int) -> None:
+        if self.cancelled:
+            raise asyncio.CancelledError
         raise LookupError("a hook that writes")
 
     async def work(self, how: int) -> None:
@@ -71,6 +77,8 @@ class Sample(Model):
 
     def on_reset(self) -> None:
         self.log.append("reset")
+        if self.cancelled:
+            raise asyncio.CancelledError
 
 
 def addresses(source: int, destination: int, size: int) -> bytes:

@@ -144,3 +144,8 @@ def test_a_reset_undoes_every_write() -> None:
 def test_msix_where_it_cannot_be(msix: Msix, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         space(Identity(1, 2, 3, capabilities=(msix,)))
+
+
+def test_capabilities_that_have_no_room_are_refused() -> None:
+    with pytest.raises(ValueError, match="Pcie would end beyond 0x100"):
+        ConfigSpace(Identity(1, 2, 3, capabilities=(Pcie(),) * 4), {})

@@ -152,6 +152,45 @@ def test_what_a_transfer_that_is_cancelled_has_not_sent_is_not_sent() -> None:
     tell(story)
 
 
+def test_what_resets_end_is_not_kept_for_a_client_that_answers_nothing() -> None:
+    async def story(server: FunctionServer, client: Client) -> None:
+        client.serving = False
+        connection = server.model.dma.connection
+        assert connection is not None
+        for _ in range(20):
+            server.model.start(server.model.dma.write(BASE, bytes(8 * PAGE)))
+            await client.get(0)
+            assert (await client.ask(Command.DEVICE_RESET)).error == 0
+        await client.get(0)
+        assert (len(connection._waiting), len(connection._queue)) == (16, 0)
+
+    tell(story)
+
+
+@pytest.mark.parametrize(
+    ("command", "at", "why"),
+    [
+        (Command.REGION_READ, BASE, "a reply of the command 9"),
+        (Command.DMA_WRITE, BASE, "a reply of the command 12"),
+        (Command.DMA_READ, BASE + 8, "of another place"),
+    ],
+)
+def test_a_reply_to_something_else_ends_the_connection(command: int, at: int, why: str) -> None:
+    async def story(server: FunctionServer, client: Client) -> None:
+        client.serving = False
+        read = asyncio.ensure_future(server.model.dma.read(BASE, 8))
+        await client.arrived(1)
+        head, _ = client.held[0]
+        body = wire.DMA_ACCESS.pack(at, 8) + bytes(8)
+        await client.raw(wire.message(head.id, command, body, flags=Flags.REPLY))
+        with pytest.raises(Gone):
+            await within(read)
+        await client.gone()
+        assert why in server.refused[-1]
+
+    tell(story)
+
+
 def test_numbers_run_over() -> None:
     async def story(server: FunctionServer, client: Client) -> None:
         await client.map(BASE, 0x1000)

@@ -34,6 +34,36 @@ def test_a_hook_that_raises_is_told_and_ends_nothing(capfd: pytest.CaptureFixtur
     assert "in broken" in said, "the traceback names the place"
 
 
+def test_a_hook_that_is_told_of_a_cancelled_task_is_a_hook_that_raises() -> None:
+    async def story(server: FunctionServer, client: Client) -> None:
+        model = server.model
+        model.cancelled = True  # type: ignore[attr-defined]
+        for ask in (
+            client.ask(Command.REGION_READ, wire.REGION_ACCESS.pack(BREAK, 0, 4)),
+            client.ask(Command.REGION_WRITE, wire.REGION_ACCESS.pack(BREAK, 0, 4) + bytes(4)),
+            client.ask(Command.DEVICE_RESET),
+        ):
+            model.failure = None
+            await ask
+            await still_works(client)
+            assert isinstance(model.failure, asyncio.CancelledError)
+        model.cancelled = False  # type: ignore[attr-defined]
+
+    tell(story)
+
+
+def test_a_hook_that_always_raises_is_told_a_hundred_times(capfd: pytest.CaptureFixture[str]) -> None:
+    async def story(server: FunctionServer, client: Client) -> None:
+        for _ in range(150):
+            await client.ask(Command.REGION_READ, wire.REGION_ACCESS.pack(BREAK, 0, 4))
+
+    tell(story)
+    said = capfd.readouterr().err
+    assert said.count("the device model raised") == 100
+    assert said.count("Traceback") == 1
+    assert said.count("no more of them are told") == 1
+
+
 def test_a_task_that_raises_is_told_and_ends_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     async def story(server: FunctionServer, client: Client) -> None:
         await client.put(GO, RAISE)
