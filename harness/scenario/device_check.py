@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -21,15 +22,27 @@ Report = Callable[..., None]
 
 
 @dataclass(slots=True)
+class _Plan:
+    """Misbehaviour that requests will meet."""
+
+    how: str
+    path: Path_
+    left: int  # requests that it is for still
+
+
+@dataclass(slots=True)
 class _Doings:
     """What has been asked of a device since its last reset."""
 
     requests: int = 0  # with data: a nop leaves no addresses behind
-    handed: int = 0  # requests that nobody has collected
-    to_hold: int = 0  # plans to hold a request that none has met
-    held: int = 0  # requests that no resume has let go on
-    plans: list[Path_] = field(default_factory=list)  # misbehaviour that no request has met yet
+    handed: list[bool] = field(default_factory=list)  # requests that nobody has collected: whether each is held
+    plans: deque[_Plan] = field(default_factory=deque)
     gone: str = ""  # how it went away
+
+    @property
+    def ready(self) -> int:
+        """How many responses can be collected: they come in the order of the requests."""
+        return self.handed.index(True) if any(self.handed) else len(self.handed)
 
 
 class DeviceCheck:
@@ -61,9 +74,8 @@ class DeviceCheck:
             return
         if kind in _OF_A_QAT and model not in QAT_MODELS:
             message = f"expected a qat for {kind}, found '{name}', model: {model}"
-            self._report(
-                (*path, "device"), message, "write model: qat in machine.devices, or use dma_read and dma_write"
-            )
+            hint = "write model: qat in machine.devices" + ", or use dma_read and dma_write" * (kind == "operate")
+            self._report((*path, "device"), message, hint)
             return
         if doings.gone:
             self._after_the_end(kind, name, path, doings)
@@ -78,14 +90,20 @@ class DeviceCheck:
         doings = self._doings.get(str(name))
         if doings is not None:
             doings.plans.clear()
-            doings.to_hold = doings.held = 0
+            doings.handed = [False] * len(doings.handed)
 
     def finish(self) -> None:
         """Look at what was left when all steps were done."""
         for doings in self._doings.values():
-            for path in doings.plans:
-                hint = "nothing goes wrong without one: write an operate, a dma_read or a dma_write behind it"
-                self._report(path, "expected a later request of the device, found none", hint, key=True)
+            hint = "nothing goes wrong without one: write an operate, a dma_read or a dma_write behind it"
+            self._unmet(doings, "behind it", hint)
+
+    def _unmet(self, doings: _Doings, where: str, hint: str) -> None:
+        """Say which plans no request has met, or too few."""
+        for plan in doings.plans:
+            what = "a request" if plan.left == 1 else f"{plan.left} more requests"
+            self._report(plan.path, f"expected {what} {where}, found none", hint, key=True)
+        doings.plans.clear()
 
     def _order(self, args: Args, kind: str, path: Path_, doings: _Doings, *, fails: bool) -> None:
         """What a step needs before it, and what it makes known to later ones."""
@@ -93,45 +111,48 @@ class DeviceCheck:
             if args.how == "stale_address" and not doings.requests:
                 hint = "let the device do one with the addresses that shall be stale"
                 self._report((*path, "how"), "expected an earlier request of the device, found none", hint)
-            doings.plans.append(path)
-            doings.to_hold += args.times if args.how == "hold" else 0
+            doings.plans.append(_Plan(args.how, path, args.times))
         elif isinstance(args, Operate | DmaArgs):
             self._request(args, path, doings)
         elif isinstance(args, Collect) and not fails:
-            if args.count > doings.handed:
-                message = f"expected {args.count} operate with wait: false before it, found {doings.handed}"
+            if args.count > len(doings.handed):
+                message = f"expected {args.count} operate with wait: false before it, found {len(doings.handed)}"
                 self._report((*path, "count") if args.count > 1 else path, message, "there is nothing to collect")
-            doings.handed = max(0, doings.handed - args.count)
+            elif args.count > doings.ready:
+                self._waits(path, "write a resume before it")
+            del doings.handed[: args.count]
         elif kind == "resume":
-            if not doings.held:
+            if not any(doings.handed):
                 hint = "write a misbehave with how: hold and an operate with wait: false before it"
                 self._report(path, "expected a request that is held, found none", hint, key=True)
-            doings.held = max(0, doings.held - 1)
+            else:
+                doings.handed[doings.handed.index(True)] = False
         elif kind in ("reset", "close", "unbind", "unplug"):
-            doings.requests = doings.handed = doings.to_hold = doings.held = 0
-            self._forgotten(kind, doings)
+            doings.requests = 0
+            doings.handed.clear()
+            self._unmet(doings, "before the device is reset", f"{kind} resets it")
         elif kind in ("vanish", "surprise_removal"):
             doings.gone = "vanished" if kind == "vanish" else "removed"
+            doings.handed = [False] * len(doings.handed)  # who collects is told at once that it is gone
 
     def _request(self, args: Operate | DmaArgs, path: Path_, doings: _Doings) -> None:
-        waits = not isinstance(args, Operate) or args.wait
-        if waits and (doings.held or (doings.to_hold and _has_data(args))):
-            hint = "it would never end: write an operate with wait: false, then resume and collect"
-            self._report(path, "expected no step that waits for a request that is held, found one", hint, key=True)
-        doings.handed += not waits
-        doings.plans.clear()
-        data = _has_data(args)
+        waits, data = not isinstance(args, Operate) or args.wait, _has_data(args)
         doings.requests += data
-        if doings.to_hold:
-            doings.to_hold, doings.held = doings.to_hold - 1, doings.held + data
+        held = False
+        if doings.plans:
+            plan = doings.plans[0]
+            held = data and plan.how == "hold"
+            plan.left -= 1
+            if not plan.left:
+                doings.plans.popleft()
+        if waits and (held or any(doings.handed)):
+            self._waits(path, "write an operate with wait: false, then resume and collect")
+        if held or not waits:
+            doings.handed.append(held)
 
-    def _forgotten(self, kind: str, doings: _Doings) -> None:
-        """A reset takes plans away that no request has met."""
-        for path in doings.plans:
-            self._report(
-                path, "expected a request before the device is reset, found none", f"{kind} resets it", key=True
-            )
-        doings.plans.clear()
+    def _waits(self, path: Path_, hint: str) -> None:
+        message = "expected no step that waits for a request that is held, found one"
+        self._report(path, message, f"it would never end: {hint}", key=True)
 
     def _after_the_end(self, kind: str, name: str, path: Path_, doings: _Doings) -> None:
         if kind in _WAIT_FOR_IT and doings.gone == "vanished":

@@ -69,6 +69,7 @@ class StubMemory:
         return iova, how if how in ("delay", "hold", "wrong_requester") else ""
 
     def _nobody(self, access: Access, iova: int, size: int) -> DmaError:
-        """The refusal of an access as a function that is gone."""
+        """The refusal of an access as a function that is gone: nobody has made it, so it is in this one's log."""
         transfer = Transfer(access, iova, size, False, [(iova, size)], errno.ENODEV, self._plan.how)
+        self._own.log.add(transfer)
         return DmaError(transfer)

@@ -117,6 +117,7 @@ async def perform(request: Request, memory: Memory, local: Local) -> int:
     unused = (
         *((request.source, request.source_size) if not operation.source else ()),
         *((request.destination, request.destination_size) if not operation.destination else ()),
+        *((request.operand,) if not operation.operand else ()),
     )
     if request.reserved or any(unused):
         raise Invalid(Reason.RESERVED)

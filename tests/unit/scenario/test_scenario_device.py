@@ -30,6 +30,8 @@ NOP = "operate: {device: q, op: nop}"
 HANDED = LOAD.replace("}]}", "}], wait: false}")
 HOLD = "misbehave: {device: q, how: hold}"
 STALE = "misbehave: {device: q, how: stale_address}"
+NEXT = "misbehave: {device: q, how: next_page}"
+LATE = "collect: {device: q, seconds: 1}\n    expect: {error: DmaTimeout}"
 THROUGH = "misbehave: {device: q, how: wrong_requester, through: %s}"
 
 
@@ -53,6 +55,9 @@ def text(*steps: str) -> str:
         [HOLD, NOP],
         [f"{HOLD[:-1]}, times: 2}}", NOP, HANDED, "resume: {device: q}", "collect: {device: q}"],
         [f"{HOLD[:-1]}, times: 2}}", HANDED, HANDED, *["resume: {device: q}"] * 2, "collect: {device: q, count: 2}"],
+        [HANDED, HOLD, HANDED, "collect: {device: q}", "resume: {device: q}", "collect: {device: q}"],
+        [HOLD, HANDED, LATE],
+        [NEXT, STALE.replace("stale_address", "delay, milliseconds: 1"), LOAD, LOAD],
     ],
 )
 def test_what_makes_sense(steps: list[str]) -> None:
@@ -85,7 +90,32 @@ def test_what_makes_sense(steps: list[str]) -> None:
         ([NOP, STALE, LOAD], "1:stale_address", "expected an earlier request of the device, found none", "stale"),
         ([HOLD, LOAD], "1:operate", "expected no step that waits for a request that is held, found one", "never end"),
         ([HOLD, HANDED, LOAD], "2:operate", "expected no step that waits for a request that is held", "collect"),
-        ([HOLD], "0:misbehave", "expected a later request of the device, found none", "write an operate"),
+        (
+            [HOLD, HANDED, "collect: {device: q}"],
+            "2:collect",
+            "expected no step that waits for a request that",
+            "resume",
+        ),
+        (
+            [HANDED, HOLD, HANDED, HANDED, "collect: {device: q, count: 2}"],
+            "4:collect",
+            "expected no step that waits for a request that is held",
+            "resume",
+        ),
+        (
+            [f"{HOLD[:-1]}, times: 2}}", HANDED, HANDED, "resume: {device: q}", "collect: {device: q, count: 2}"],
+            "4:collect",
+            "expected no step that waits for a request that is held",
+            "resume",
+        ),
+        ([NEXT, NEXT, LOAD], "1:misbehave", "expected a request behind it, found none", "write an operate"),
+        (
+            [f"{NEXT[:-1]}, times: 5}}", LOAD, LOAD],
+            "0:misbehave",
+            "expected 3 more requests behind it, found none",
+            "write an operate",
+        ),
+        ([HOLD], "0:misbehave", "expected a request behind it, found none", "write an operate"),
         (
             [HOLD, "reset: {device: q}"],
             "0:misbehave",
