@@ -68,6 +68,14 @@ class Msix:
     NUMBER = 0x11
     LENGTH = 12
 
+    @property
+    def places(self) -> tuple[tuple[str, range], ...]:
+        """The table and the pending bits in the BAR, which QEMU serves."""
+        return (
+            ("table", range(self.table, self.table + 16 * self.vectors)),
+            ("pending bits", range(self.pending, self.pending + (self.vectors + 63) // 64 * 8)),
+        )
+
     def body(self) -> bytes:
         """What stands behind the two bytes of number and next."""
         return struct.pack("<HII", self.vectors - 1, self.table | self.bar, self.pending | self.bar)
@@ -135,8 +143,10 @@ class ConfigSpace:
             bars: index of each BAR to its size in bytes, a power of two; all of 64 bits, so the indexes are even.
 
         Raises:
-            ValueError: the MSI-X table or its pending bits do not lie in a BAR.
+            ValueError: a number does not fit, a capability is there twice, or the MSI-X table or its pending bits do
+                not lie in a BAR.
         """
+        _check(identity)
         _check_msix(identity, bars)
         self.on_flr: Callable[[], None] = lambda: None
         self._identity = identity
@@ -171,8 +181,6 @@ class ConfigSpace:
                 data[extended + 4 : extended + one.LENGTH] = one.body()
                 link, extended = extended, extended + one.LENGTH
                 continue
-            if place + one.LENGTH > _EXTENDED:
-                raise ValueError(f"the capabilities have no room: {type(one).__name__} would end beyond {_EXTENDED:#x}")
             data[pointer] = place
             data[place] = one.NUMBER
             data[place + 2 : place + one.LENGTH] = one.body()
@@ -204,6 +212,21 @@ class ConfigSpace:
             self.on_flr()
 
 
+def _check(identity: Identity) -> None:
+    """What would only be told as what ``struct`` cannot pack, or as a list that QEMU does not follow."""
+    for name, value, bits in (
+        ("vendor", identity.vendor, 16),
+        ("device", identity.device, 16),
+        ("class_code", identity.class_code, 24),
+        ("revision", identity.revision, 8),
+    ):
+        if not 0 <= value < 1 << bits:
+            raise ValueError(f"{name} {value:#x}: it has {bits} bits")
+    for kind in (Pcie, Msix):
+        if sum(isinstance(one, kind) for one in identity.capabilities) > 1:
+            raise ValueError(f"the capability {kind.__name__} is there twice")
+
+
 def _check_msix(identity: Identity, bars: dict[int, int]) -> None:
     """What a driver would find elsewhere, or QEMU refuses with less of a hint."""
     msix = identity.capability(Msix)
@@ -211,10 +234,9 @@ def _check_msix(identity: Identity, bars: dict[int, int]) -> None:
         return
     if not 1 <= msix.vectors <= _MOST_VECTORS:
         raise ValueError(f"{msix.vectors} MSI-X vectors; 1 to {_MOST_VECTORS} are possible")
-    table = range(msix.table, msix.table + 16 * msix.vectors)
-    pending = range(msix.pending, msix.pending + (msix.vectors + 63) // 64 * 8)
+    (_, table), (_, pending) = msix.places
     size = bars.get(msix.bar, 0)
-    for name, place in (("table", table), ("pending bits", pending)):
+    for name, place in msix.places:
         if place.start % 8 or place.start < 0 or place.stop > size:
             where = f"{place.start:#x} to {place.stop:#x} of BAR {msix.bar}, which has {size:#x} bytes"
             raise ValueError(f"the MSI-X {name} cannot be at {where}; multiples of 8 inside are possible")

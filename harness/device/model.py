@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from harness.device.config import ConfigSpace, Identity
+from harness.device.config import ConfigSpace, Identity, Msix
 from harness.device.connection import Connection, Gone, Refused
 from harness.device.dma import Dma
 from harness.device.mirror import Mirror
@@ -55,6 +55,16 @@ class Model:
         self.build()
         self.config = ConfigSpace(self.identity, {index: bar.size for index, bar in self.bars.items()})
         self.config.on_flr = self._flr
+        self._check_places()
+
+    def _check_places(self) -> None:
+        """QEMU serves the MSI-X table and the pending bits, so a register there would never be reached."""
+        msix = self.identity.capability(Msix)
+        if isinstance(msix, Msix):
+            for name, place in msix.places:
+                register = self.bars[msix.bar].first_in(place)
+                if register is not None:
+                    raise ValueError(f"the register {register} lies in the MSI-X {name} at {place.start:#x}")
 
     # ---- for subclasses
 

@@ -39,10 +39,12 @@ class Register:
             writable: whether a driver can change it; without it, when there is a ``write``.
 
         Raises:
-            ValueError: it has another size.
+            ValueError: it has another size, or does not hold what it shall after a reset.
         """
         if size not in (4, 8):
             raise ValueError(f"{name} of {size} bytes: a register has 4 or 8")
+        if not 0 <= reset < 1 << 8 * size:
+            raise ValueError(f"{name} cannot hold {reset:#x} after a reset: it has {size} bytes")
         self.name, self.size, self.value = name, size, reset
         self._reset, self._read, self._write = reset, read, write
         self._written = writable if writable is not None else write is not None
@@ -95,6 +97,11 @@ class Bar:
         for word in words:
             self._at[word] = register, 8 * (word - offset)
         return register
+
+    def first_in(self, place: range) -> str | None:
+        """The name of the first register that has bytes at a place; None without one."""
+        found = [word for word in self._at if word < place.stop and place.start < word + _WORD]
+        return self._at[min(found)][0].name if found else None
 
     def reset(self) -> None:
         """Reset every register."""

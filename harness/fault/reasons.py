@@ -134,9 +134,15 @@ def reason_access(code: int) -> Access | None:
     return "write" if code in _WRITE else None
 
 
-def describe(fault: FaultRecord) -> str:
-    """A fault in one line: ``02:00.0 read 0x900000, reason 0x06 (PTE read access is not set)``."""
-    words = [fault.requester, fault.access or "access not said"]
+def describe(fault: FaultRecord, device: str = "", step: str = "") -> str:
+    """A fault in one line: ``02:00.0 read 0x900000, reason 0x06 (PTE read access is not set)``.
+
+    Args:
+        fault: the fault.
+        device: the name of the requester, where it has one.
+        step: the id of the step that it happened in, where it has one.
+    """
+    words = [f"{device} ({fault.requester})" if device else fault.requester, fault.access or "access not said"]
     if fault.access == "interrupt":
         words.append("index not said" if fault.index is None else f"index {fault.index:#x}")
     else:
@@ -149,5 +155,5 @@ def describe(fault: FaultRecord) -> str:
     if fault.count > 1:
         text += f", {fault.count} times"
     if fault.step is not None:
-        text += f", step {fault.step}"
+        text += f", step {fault.step}" + f" ({step})" * bool(step)
     return text

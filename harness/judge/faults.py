@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -124,17 +124,26 @@ def check_faults(scenario: Scenario, evidence: Evidence, trace: Sequence[FaultRe
     extra = []
     if not wanted and not trace and not kernel.silent:
         extra.append("the kernel's log tells of faults that the trace does not have: " + listed(_signs(kernel)))
+    names = {_address_of(name, evidence): name for name in evidence.devices}
+    ids: dict[int | None, str] = {step: name for name, step in steps.items()}
     return paired_check(
         wanted,
         trace,
         extra=extra,
+        told=lambda fault: describe(fault, names.get(fault.requester, ""), ids.get(fault.step, "")),
         nothing="no fault happened: none in the trace, none in the kernel's log",
         known=known.id if known is not None and shown else "",
     )
 
 
 def paired_check(
-    wanted: Sequence[_E], trace: Sequence[FaultRecord], *, nothing: str, extra: Sequence[str] = (), known: str = ""
+    wanted: Sequence[_E],
+    trace: Sequence[FaultRecord],
+    *,
+    nothing: str,
+    extra: Sequence[str] = (),
+    told: Callable[[FaultRecord], str] = describe,
+    known: str = "",
 ) -> Check:
     """Check that expected faults and those of a trace are the same, one to one.
 
@@ -143,6 +152,7 @@ def paired_check(
         trace: the trace's faults, collapsed.
         nothing: what to say when none is expected and none happened.
         extra: problems besides.
+        told: a fault of the trace in words.
         known: id of the known difference that is expected, for the check.
     """
     missing, unexpected = pair(wanted, trace)
@@ -150,10 +160,10 @@ def paired_check(
     if missing:
         problems.append("missing: " + listed([one.describe() for one in missing]))
     if unexpected:
-        problems.append("unexpected: " + listed([describe(fault) for fault in unexpected]))
+        problems.append("unexpected: " + listed([told(fault) for fault in unexpected]))
     problems += extra
     expected = listed([one.describe() for one in wanted]) or "no fault"
-    observed = listed([describe(fault) for fault in trace]) or "no fault in the trace"
+    observed = listed([told(fault) for fault in trace]) or "no fault in the trace"
     if not problems:
         count = len(trace)
         message = f"{count} fault{'s' * (count != 1)} as expected: {observed}" if wanted else nothing

@@ -69,25 +69,27 @@ class Guest:
         """What a command prints, without the last line break; arguments as :meth:`run`."""
         return self.run(command, **how).stdout.decode(errors="replace").removesuffix("\n")
 
-    def copy_in(self, file: Path, target: str) -> None:
+    def copy_in(self, file: Path | str, target: str) -> None:
         """Copy a file of the host into it, with its mode.
 
         Args:
             file: the host's.
             target: its path in the guest; folders on the way are made.
         """
+        file = Path(file)
         path = shlex.quote(target)
         folder = shlex.quote(str(Path(target).parent))
         mode = file.stat().st_mode & 0o7777
         self.run(f"mkdir -p {folder} && cat >{path} && chmod {mode:o} {path}", stdin=file.read_bytes())
 
-    def copy_out(self, source: str, file: Path) -> Path:
+    def copy_out(self, source: str, file: Path | str) -> Path:
         """Copy a file of the guest to the host; gives the host's.
 
         Args:
             source: its path in the guest.
             file: where it goes.
         """
+        file = Path(file)
         file.write_bytes(self.run(f"cat {shlex.quote(source)}").stdout)
         return file
 

@@ -146,6 +146,16 @@ def test_msix_where_it_cannot_be(msix: Msix, why: str) -> None:
         space(Identity(1, 2, 3, capabilities=(msix,)))
 
 
-def test_capabilities_that_have_no_room_are_refused() -> None:
-    with pytest.raises(ValueError, match="Pcie would end beyond 0x100"):
-        ConfigSpace(Identity(1, 2, 3, capabilities=(Pcie(),) * 4), {})
+@pytest.mark.parametrize(
+    ("identity", "why"),
+    [
+        (Identity(0x10000, 2, 3), "vendor 0x10000: it has 16 bits"),
+        (Identity(1, -1, 3), "device -0x1: it has 16 bits"),
+        (Identity(1, 2, 0x1000000), "class_code 0x1000000: it has 24 bits"),
+        (Identity(1, 2, 3, revision=256), "revision 0x100: it has 8 bits"),
+        (Identity(1, 2, 3, capabilities=(Pcie(), Acs(), Pcie())), "the capability Pcie is there twice"),
+    ],
+)
+def test_an_identity_that_cannot_be(identity: Identity, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        ConfigSpace(identity, {})

@@ -68,7 +68,7 @@ def test_all_passes():
         r"kernel log /DMAR: \[DMA Read/",
     ]
     assert check(verdict, "faults").message == (
-        "1 fault as expected: 02:00.0 read 0x900000, reason 0x06 (PTE read access is not set), 4 times, step 0"
+        "1 fault as expected: edu0 (02:00.0) read 0x900000, reason 0x06 (PTE read access is not set), 4 times, step 0"
     )
     assert [(fault.witness, fault.count) for fault in verdict.faults] == [("trace", 4), ("kernel", 1)]
     assert verdict.notes == ()
@@ -84,7 +84,7 @@ def test_a_fault_in_the_trace_that_nobody_expects():
     verdict = judge(scenario([DMA]), evidence(ran(0, lines=trace(0x900000)), log=printed(0x900000)))
     assert not verdict.passed
     assert check(verdict, "faults").message == (
-        "expected no faults, observed 1; unexpected: 02:00.0 read 0x900000, "
+        "expected no faults, observed 1; unexpected: edu0 (02:00.0) read 0x900000, "
         "reason 0x06 (PTE read access is not set), 4 times, step 0"
     )
 

@@ -57,9 +57,12 @@ def test_virtio() -> None:
     ("trace", "said"),
     [
         (virtio(reason=1), "missing: edu0 (02:00.0) read 0x900000, reason 0x02 (no mapping that allows the access)"),
-        (virtio(flag=2), "unexpected: 02:00.0 write 0x900000"),
+        (virtio(flag=2), "unexpected: edu0 (02:00.0) write 0x900000"),
         (virtio(rid=768), "unexpected: 03:00.0 read 0x900000"),
-        (["vtd_dmar_fault sid 0x200 fault 2 addr 0x900000 write 0"], "unexpected: 02:00.0 read 0x900000, reason 0x02"),
+        (
+            ["vtd_dmar_fault sid 0x200 fault 2 addr 0x900000 write 0"],
+            "unexpected: edu0 (02:00.0) read 0x900000, reason 0x02",
+        ),
         ([], "missing: edu0"),
     ],
 )
