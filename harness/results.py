@@ -97,6 +97,7 @@ class Transfer(Record):
         refused: first IOVA and bytes of each piece that was refused; a piece is a page where not all is mapped.
         error: name of the errno of the first refusal; empty without one.
         note: what was odd about it on purpose.
+        cut: a reset, the connection's end, or bus mastering switched off came while it was under way.
     """
 
     access: Literal["read", "write"]
@@ -106,6 +107,7 @@ class Transfer(Record):
     refused: tuple[tuple[int, int], ...] = ()
     error: str = ""
     note: str = ""
+    cut: bool = False
 
 
 Run = tuple[int, int, str, int, int]

@@ -106,6 +106,7 @@ class Connection:
         self._waiting: dict[int, tuple[Command, asyncio.Future[Reply]]] = {}
         self._queue: OrderedDict[asyncio.Future[Reply], tuple[Command, bytes]] = OrderedDict()
         self._next = 0
+        self._drained: asyncio.Future[None] | None = None
         self._held = self._reading = False
         self._regulate()
 
@@ -131,7 +132,7 @@ class Connection:
         future: asyncio.Future[Reply] = self._loop.create_future()
         if self.closed:
             future.set_exception(Gone("the client is gone"))
-        elif len(self._waiting) < _OUTSTANDING:
+        elif len(self._waiting) < _OUTSTANDING and self._drained is None:
             self._ask(command, body, future)
         else:
             self._queue[future] = command, body
@@ -157,7 +158,9 @@ class Connection:
             what = f"a reply of the command {found.command} to the request {found.id}, a command {command}"
             raise ProtocolError(what)  # its future ends with the connection
         del self._waiting[found.id]
-        while self._queue:
+        if self._drained is not None and not self._waiting and not self._drained.done():
+            self._drained.set_result(None)
+        while self._queue and self._drained is None:
             following, (command, asked) = self._queue.popitem(last=False)
             if not following.done():
                 self._ask(command, asked, following)
@@ -255,6 +258,15 @@ class Connection:
             except (Exception, asyncio.CancelledError) as broken:
                 self._handler.failed(broken)
 
+    async def drain(self, seconds: float) -> None:
+        """Ask for nothing more, and wait until what has been asked for is answered, so long at most.
+
+        A QEMU whose answers meet a closed connection may keep them, and wait for a minute at the next access.
+        """
+        self._drained = self._loop.create_future()
+        if self._waiting:
+            await asyncio.wait([self._drained], timeout=seconds)
+
     def hold(self, held: bool) -> None:
         """Read nothing more, or read again."""
         self._held = held
@@ -329,6 +341,8 @@ class Connection:
         for future in asked:
             if not future.done():
                 future.set_exception(Gone(why))
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
         self._handler.lost(why)
 
 

@@ -59,6 +59,8 @@ class Transfer:
         refused: first IOVA and bytes of each piece that was refused.
         error: the errno of the first refusal; 0 without one. ECANCELED where a reset, or the client's end, came first.
         note: what was odd about it on purpose.
+        cut: a reset, the client's end, or bus mastering switched off came while it was under way, so how each of its
+            pieces ended, and why, is not known.
     """
 
     access: Access
@@ -68,6 +70,7 @@ class Transfer:
     refused: list[tuple[int, int]] = field(default_factory=list)
     error: int = 0
     note: str = ""
+    cut: bool = False
 
     @property
     def access_name(self) -> str:
@@ -84,6 +87,7 @@ class Transfer:
             "refused": [list(piece) for piece in self.refused],
             "error": errno.errorcode.get(self.error, str(self.error)) if self.error else "",
             "note": self.note,
+            "cut": self.cut,
         }
 
 
@@ -168,9 +172,11 @@ class Dma:
             transfer.error = errno.EFAULT
             self.log.add(transfer)
             raise DmaError(transfer)
-        transfer.error = errno.ECANCELED
+        transfer.error, transfer.cut = errno.ECANCELED, True
         try:
             parts = await self._ask(transfer, data, connection)
+            # Linux switches bus mastering off before a reset: what is refused from then on has no fault.
+            transfer.cut = bool(transfer.refused) and transfer.bus_master and not self._bus_master()
             if not transfer.refused:
                 transfer.error = 0
         finally:

@@ -64,7 +64,7 @@ class Process:
                 await server.model.misbehaviour.release()  # type: ignore[attr-defined]
                 return {}
             case "vanish":
-                server.close()
+                await server.vanish()
                 return {}
         raise ValueError(f"nothing is known of {request['do']!r}")
 

@@ -27,6 +27,7 @@ _READ_WRITE: Final = int(Access.READ | Access.WRITE)
 _UCRED: Final = struct.Struct("=iII")
 _FOR_NOW: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _RETRY_SECONDS: Final = 1.0
+_DRAIN_SECONDS: Final = 1.0
 _LONGEST_REASON: Final = 300  # characters: a client may have written them
 
 
@@ -134,6 +135,13 @@ class FunctionServer:
         tell(f"{self.model.name}: {why}")
         self.refused.append(why)
         del self.refused[:-100]
+
+    async def vanish(self) -> None:
+        """Drop the client as soon as it has answered what it has been asked for, and take no other."""
+        self._deafen()
+        if self._connection is not None:
+            await self._connection.drain(_DRAIN_SECONDS)
+        self.close()
 
     def close(self) -> None:
         """Drop the client in the middle of whatever it does, and take no other. May be called twice."""

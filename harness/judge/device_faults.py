@@ -4,7 +4,7 @@ A transfer goes in pieces of at most a page wherever it may be refused. Each ref
 requester in the trace, of the same access and in the piece's page, and each of its faults such a piece. A function that
 must not access memory is refused before the IOMMU is asked, so without a fault; where the IOMMU does not translate, an
 address without memory is refused without one, too; and so is a write to a page that can be read only, once QEMU's IOTLB
-has the page because of a read.
+has the page because of a read. Of a transfer that was cut short neither side is held to anything within it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from harness.judge.device_responses import response_problems
 from harness.judge.words import listed
 from harness.results import Check, Evidence, FaultRecord, Run, StepEvidence, Transfer
 
-_CANCELLED = "ECANCELED"
+_ENDED = "ended unfinished, by a reset, a lost connection or bus mastering switched off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class _Device:
         self._ranges: tuple[Run, ...] = ()
         self._reads: list[Transfer] = []
         self._transfers = self._refused = self._more = self._interrupts = 0
-        self._master_off = self._bare = self._cached = self._cut = 0
+        self._master_off = self._bare = self._cached = self._cut = self._cut_pieces = 0
 
     def step(self, seen: StepEvidence) -> None:
         """Compare what both say of a step."""
@@ -119,14 +119,16 @@ class _Device:
             if not piece.transfer.bus_master:
                 self._master_off += 1
             elif not any(piece.has(fault) for fault in (*self._waiting, *mine)):
-                if not (was_translated and self._translated):
+                if piece.transfer.cut:
+                    self._cut_pieces += 1
+                elif not (was_translated and self._translated):
                     self._bare += 1
                 elif piece.cached(self._ranges, self._reads):
                     self._cached += 1
                 else:
                     self.disagreements.append(f"{where}: the device tells of {piece}, the trace of no such fault")
-        # Of these nobody heard the end, so any fault within them is theirs.
-        cut = [_Piece(one, one.iova, one.size) for one in news.transfers if one.error == _CANCELLED]
+        # Of these nobody heard the whole end, so any fault within them is theirs.
+        cut = [_Piece(one, one.iova, one.size) for one in news.transfers if one.cut]
         before = len(mine)
         mine = [fault for fault in mine if not any(piece.has(fault) for piece in cut)]
         self._cut += before - len(mine)
@@ -174,7 +176,9 @@ class _Device:
         if self._cached:
             yield f"{self.name}: {self._cached} writes to read-only pages were refused without a fault, by QEMU's IOTLB"
         if self._cut:
-            yield f"{self.name}: {self._cut} faults are of DMAs that ended unfinished, by a reset or a lost connection"
+            yield f"{self.name}: {self._cut} faults are of DMAs that {_ENDED}"
+        if self._cut_pieces:
+            yield f"{self.name}: {self._cut_pieces} pieces without a fault are of DMAs that {_ENDED}"
         if self._interrupts:
             yield f"{self.name}: {self._interrupts} faults of interrupts, of which its log of DMAs does not tell"
 

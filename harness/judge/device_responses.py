@@ -8,6 +8,8 @@ from harness.results import Evidence, StepEvidence, Transfer
 
 _DMA = ("dma_read", "dma_write")
 _ENDS = ("reset", "close", "unbind", "unplug", "vanish", "surprise_removal")
+_TIMEOUT = "DmaTimeout"
+_OF_THE_RINGS = ("operate", "collect", *_DMA)
 _REFUSED = {"read_refused": "read", "write_refused": "write"}
 
 
@@ -25,7 +27,9 @@ def response_problems(name: str, evidence: Evidence) -> Iterator[str]:
             if one.args.get("device") != name:
                 continue
             where = f"step {seen.index} ({one.kind}): "
-            if one.kind == "operate" and one.args.get("wait") is False:
+            if one.error is not None and one.error.type == _TIMEOUT:
+                handed = _Handed(lost=True)  # the driver has disabled its rings
+            elif one.kind == "operate" and one.args.get("wait") is False:
                 handed.count += one.error is None
             elif one.kind == "collect":
                 handed.transfers += made
@@ -33,19 +37,30 @@ def response_problems(name: str, evidence: Evidence) -> Iterator[str]:
             elif one.kind in _ENDS:
                 handed = _Handed()
             elif one.error is None and not handed.count and _compared(seen, name):
-                problem = _dma(one, made) if one.kind in _DMA else _operation(one, made)
+                problem = _dma(one, made) if one.kind in _DMA else _operation(one, handed.not_late(made))
                 if problem:
                     yield where + problem
         if handed.count and not any(one.kind == "collect" for one in (seen, *seen.children)):
             handed.transfers += made
+        if any(one.kind in _OF_THE_RINGS and one.args.get("device") == name for one in seen.children):
+            handed = _Handed(lost=True)  # each process sets up rings of its own
 
 
 class _Handed:
-    """Requests whose responses nobody has taken yet."""
+    """Requests whose responses nobody has taken yet.
 
-    def __init__(self) -> None:
+    Args:
+        lost: there were some before whose responses nobody will take; they may still be done.
+    """
+
+    def __init__(self, *, lost: bool = False) -> None:
         self.count = 0
         self.transfers: list[Transfer] = []
+        self._lost = lost
+
+    def not_late(self, made: list[Transfer]) -> list[Transfer]:
+        """The transfers of a step without those that a lost request may have made, which come late on purpose."""
+        return [transfer for transfer in made if not (self._lost and transfer.note)]
 
     def collected(self, one: StepEvidence) -> Iterator[str]:
         """What is wrong with the responses that a step has taken."""

@@ -50,7 +50,6 @@ class Misbehaviour:
     """The plans for the next requests.
 
     Attributes:
-        silent: the device has stopped answering; only a reset helps.
         lose_interrupt: the next interrupt is not sent.
         stale: where the request before accessed its data, or should have: reads and writes apart, in their order.
     """
@@ -65,7 +64,7 @@ class Misbehaviour:
         self._is_held, self._may_go_on, self._is_over = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._places: Places = {Access.READ: [], Access.WRITE: []}
         self.stale: Places = {Access.READ: [], Access.WRITE: []}
-        self.silent = self.lose_interrupt = False
+        self.lose_interrupt = False
 
     def add(self, plan: Plan, times: int = 1) -> None:
         """Let the next requests that have no plan yet go wrong."""
@@ -100,7 +99,6 @@ class Misbehaviour:
 
     async def forever(self) -> None:
         """Never come back, but by a reset."""
-        self.silent = True
         await asyncio.Event().wait()
 
     def note(self, access: Access, iova: int) -> int | None:

@@ -64,9 +64,8 @@ class QatPf(Model):
     # ---- registers
 
     def _status(self) -> int:
-        busy = self._worker is not None or self.misbehaviour.silent
         fatal = self._error.value != Cause.NONE
-        return int(Status.READY | (Status.BUSY if busy else 0) | (Status.FATAL if fatal else 0))
+        return int(Status.READY | (Status.BUSY if self._worker else 0) | (Status.FATAL if fatal else 0))
 
     def _empty(self) -> int:
         return self._requests.empty << q.RING_REQUEST | self._responses.empty << q.RING_RESPONSE

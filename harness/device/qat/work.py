@@ -85,23 +85,39 @@ class Worker:
         self._room.set()
 
     async def run(self) -> None:
-        """Work; at the end, an interrupt for the last responses."""
+        """Work; at the end, an interrupt for the last responses. Not before they have arrived: the device is busy."""
         requests = self._parts.requests
         while self._goes_on and not requests.empty:
-            address, size = requests.waiting()
-            try:
-                entries = await self._parts.dma.read(address, size)
-            except DmaError as error:
-                self._die(Cause.REQUEST_RING_REFUSED, error.iova)
-                return
-            for at in range(0, size, q.REQUEST_SIZE):
-                if not self._goes_on or not await self._one(entries[at : at + q.REQUEST_SIZE]):
-                    return
-                requests.taken()
+            if not await self._announced():
+                break
             if requests.empty:
                 await self._arrived()
+        await self._arrived()
         if self._goes_on:
             self._parts.signal()
+
+    async def _announced(self) -> bool:
+        """Do the requests that have been announced so far; False when the worker cannot go on."""
+        requests = self._parts.requests
+        entries, refused = await self._fetch(*requests.waiting())
+        for at in range(0, len(entries), q.REQUEST_SIZE):
+            if not self._goes_on or not await self._one(entries[at : at + q.REQUEST_SIZE]):
+                return False
+            requests.taken()
+        if refused is not None:
+            self._die(Cause.REQUEST_RING_REFUSED, refused)
+        return refused is None
+
+    async def _fetch(self, address: int, size: int) -> tuple[bytes, int | None]:
+        """Read requests up to the first that cannot be read; gives them, and the IOVA that was refused, or None."""
+        refused = None
+        while size:
+            try:
+                return await self._parts.dma.read(address, size), refused
+            except DmaError as error:
+                refused = error.iova
+                size = (refused - address) // q.REQUEST_SIZE * q.REQUEST_SIZE
+        return b"", refused
 
     async def _one(self, entry: bytes) -> bool:
         """Do a request and say how it ended; False when the worker cannot go on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import socket
 
 import pytest
 from client import PAGE, Client, within
@@ -68,6 +69,7 @@ def test_a_refusal_says_where_and_what_came_before_has_been_done() -> None:
                     "refused": [[BASE + 0x1000, 2]],
                     "error": "ENODEV",
                     "note": "on purpose",
+                    "cut": False,
                 }
             ],
             0,
@@ -148,6 +150,84 @@ def test_what_a_transfer_that_is_cancelled_has_not_sent_is_not_sent() -> None:
         await within(asyncio.gather(*reads, return_exceptions=True))
         await client.get(0)
         assert [command for command, _, _ in client.asked] == [Command.DMA_READ] * 16
+
+    tell(story)
+
+
+def test_what_is_refused_once_bus_mastering_is_off_is_cut_short() -> None:
+    """As a reset by Linux does it; nobody knows of such a piece why it was refused."""
+
+    async def story(server: FunctionServer, client: Client) -> None:
+        await client.map(BASE, 0x1000)
+        cuts = []
+        for how in ("refused", "switched off", "switched off and done", "cancelled", "refused and cancelled"):
+            client.serving, client.asked = False, []
+            write = asyncio.ensure_future(server.model.dma.write(BASE + 0xFFE, b"abcd"))
+            await client.arrived(2)
+            if how.startswith("switched"):
+                await client.bus_master(False)
+                if how.endswith("done"):
+                    client.pages[BASE // PAGE + 1] = bytearray(PAGE), 3
+            if how.endswith("cancelled"):
+                if how.startswith("refused"):
+                    await client.answer(*client.held.pop())
+                write.cancel()
+            await client.serve()
+            await within(asyncio.gather(write, return_exceptions=True))
+            await client.get(0)
+            (transfer,), _ = server.model.dma.log.news()
+            assert transfer["bus_master"] is True
+            cuts.append((how, transfer["cut"], transfer["error"]))
+            client.pages.pop(BASE // PAGE + 1, None)
+            await client.bus_master()
+        assert cuts == [
+            ("refused", False, "ENODEV"),
+            ("switched off", True, "ENODEV"),
+            ("switched off and done", False, ""),
+            ("cancelled", True, "ECANCELED"),
+            ("refused and cancelled", True, "ECANCELED"),
+        ]
+
+    tell(story)
+
+
+def test_who_vanishes_has_its_answers_first_and_asks_for_nothing_more() -> None:
+    async def story(server: FunctionServer, client: Client) -> None:
+        client.serving = False
+        reads = [asyncio.ensure_future(server.model.dma.read(BASE + n, 1)) for n in range(20)]
+        await client.arrived(16)
+        vanishing = asyncio.ensure_future(server.vanish())
+        await client.get(0)  # it still answers
+        assert not client.closed.is_set()
+        for head, body in client.held[:15]:
+            await client.answer(head, body)
+        await client.get(0)
+        assert not vanishing.done()
+        assert len(client.asked) == 16
+        await client.answer(*client.held[15])
+        await within(vanishing)
+        await client.gone()
+        ended = await within(asyncio.gather(*reads, return_exceptions=True))
+        assert [type(one) for one in ended] == [DmaError] * 16 + [Gone] * 4
+
+    tell(story)
+
+
+@pytest.mark.parametrize("goes", [False, True])
+def test_who_vanishes_waits_for_no_client_for_ever(goes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.device.server._DRAIN_SECONDS", 20 if goes else 0.01)
+
+    async def story(server: FunctionServer, client: Client) -> None:
+        client.serving = False
+        read = asyncio.ensure_future(server.model.dma.read(BASE, 1))
+        await client.arrived(1)
+        vanishing = asyncio.ensure_future(server.vanish())
+        if goes:
+            await client.get(0)
+            client.sock.shutdown(socket.SHUT_RDWR)
+        await asyncio.wait_for(vanishing, 10)
+        with pytest.raises(Gone):
+            await within(read)
 
     tell(story)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.judge.device_faults import check_device_faults
-from harness.results import Belief, Check, DeviceNews, Evidence, StepEvidence, Transfer
+from harness.results import Belief, Check, DeviceNews, Evidence, StepError, StepEvidence, Transfer
 
 FAULT = "vtd_dmar_fault sid 0x{:x} fault {} addr 0x{:x} write {:d}"
 READ = FAULT.format(0x200, 6, 0x900000, 0)
@@ -195,11 +195,43 @@ def test_what_the_driver_says_of_requests_that_it_handed_over():
 
 
 def test_a_fault_of_a_dma_that_was_cut_short():
-    cut = transfer(size=8192, refused=(), error="ECANCELED")
+    cut = transfer(size=8192, refused=(), error="ECANCELED", cut=True)
     assert problem(step(cut, trace=(READ,))) == ""
     assert "1 faults are of DMAs that ended unfinished" in checked(step(cut, trace=(READ,)))[1][0]
     assert "the device of no such DMA" in problem(step(cut, trace=(FAULT.format(0x200, 6, 0x902000, 0),)))
     assert "the device of no such DMA" in problem(step(cut, trace=(FAULT.format(0x200, 6, 0x900000, 1),)))
+
+
+def test_a_dma_that_was_cut_short_after_a_refusal():
+    """Its other pieces may have been refused too, with a fault or, where bus mastering was off by then, without."""
+    second = FAULT.format(0x200, 6, 0x901000, 0)
+    cut = transfer(size=8192, refused=((0x900000, 4096),), error="ENODEV", cut=True)
+    assert problem(step(cut, trace=(READ, second))) == ""
+    assert problem(step(cut)) == ""
+    assert "1 pieces without a fault are of DMAs that ended unfinished" in checked(step(cut))[1][0]
+    assert "the device of no such DMA" in problem(step(cut, trace=(FAULT.format(0x200, 6, 0x902000, 0),)))
+    whole = transfer(size=8192, refused=((0x900000, 4096),), error="ENODEV")
+    assert "the device of no such DMA" in problem(step(whole, trace=(READ, second)))
+    assert "the trace of no such fault" in problem(step(whole))
+
+
+def timed_out(one):
+    return one.model_copy(update={"error": StepError(type="DmaTimeout", message="no response")})
+
+
+def test_a_driver_that_lies_after_requests_were_lost():
+    handed, lie = operate(None, wait=False), operate("done", transfer(), index=2)
+    assert "the driver says done" in problem(handed, timed_out(collect(index=1)), lie)
+    assert "the driver says done" in problem(handed, timed_out(operate(None, index=1)), lie)
+    parent = handed.model_copy(update={"kind": "fork", "args": {}, "children": (handed,)})
+    assert "the driver says done" in problem(parent, lie)
+    assert "the driver says done" not in problem(handed, lie), "it may be the DMA of the request that waits"
+
+
+def test_a_request_that_was_lost_and_is_late_on_purpose_makes_no_driver_a_liar():
+    handed, late = operate(None, wait=False), transfer(note="delay")
+    assert "the driver says done" not in problem(handed, timed_out(collect(index=1)), operate("done", late, index=2))
+    assert "the driver says done" in problem(operate("done", late, index=2))
 
 
 def test_a_driver_that_lies_in_a_forked_child():

@@ -143,9 +143,9 @@ def test_plans_are_for_the_next_requests_one_at_a_time_and_a_reset_forgets_them(
     state.add(Plan("lose_interrupt"))
     assert [state.take().how for _ in range(4)] == ["next_page", "next_page", "lose_interrupt", ""]
     state.add(Plan("hold"))
-    state.silent = state.lose_interrupt = True
+    state.lose_interrupt = True
     state.clear()
-    assert (state.take().how, state.silent, state.lose_interrupt) == ("", False, False)
+    assert (state.take().how, state.lose_interrupt) == ("", False)
 
 
 def test_every_kind_is_known() -> None:
