@@ -161,6 +161,15 @@ class Rig:
     def plan(self, how: str, times: int = 1, *, milliseconds: int = 0) -> None:
         self.fake.model.misbehaviour.add(Plan(how, milliseconds), times)  # type: ignore[arg-type]
 
+    def let_go(self) -> None:
+        """Let the request go on that is held."""
+        self.fake._run(self.fake.model.misbehaviour.release())
+
+    def rest(self) -> None:
+        """Wait until the device is not busy."""
+        while self.fake[q.STATUS // 4] & q.BUSY:
+            pass
+
 
 @contextmanager
 def rigged(monkeypatch: Any) -> Iterator[Rig]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import struct
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -16,7 +17,8 @@ from client import Client, served, within
 
 REQUESTS, RESPONSES, LISTS, DATA = 0x10_0000, 0x20_0000, 0x30_0000, 0x40_0000
 STATUS, ERROR, ERROR_ADDRESS = 0x08, 0x14, 0x18
-CONFIG, LBASE, UBASE, HEAD, TAIL, INTERRUPTS = 0x1000, 0x1040, 0x1080, 0x10C0, 0x1100, 0x117C
+CONFIG, LBASE, UBASE, HEAD, TAIL, EMPTY_RINGS, INTERRUPTS = 0x1000, 0x1040, 0x1080, 0x10C0, 0x1100, 0x114C, 0x117C
+STARTED_REQUESTS, SENT_RESPONSES, SENT_INTERRUPTS = 0x40, 0x48, 0x68
 NOP, COPY, FILL, CRC32, COMPARE, LOAD, STORE = range(7)
 DONE, READ_REFUSED, WRITE_REFUSED, INVALID = range(4)
 SOURCE_LIST, DESTINATION_LIST = 1, 2
@@ -123,6 +125,14 @@ def request(
     return struct.pack(
         "<BBHIQQIIQQ16x", opcode, flags, 0, 0, source[0], destination[0], source[1], destination[1], operand, opaque
     )
+
+
+def pending(event: int) -> int:
+    """How often an eventfd was signalled since it was last asked."""
+    try:
+        return os.eventfd_read(event)
+    except BlockingIOError:
+        return 0
 
 
 def tell(story: Callable[[Rig], Coroutine[Any, Any, None]], *, log2: int = 4, data: int = 0x10_0000) -> None:

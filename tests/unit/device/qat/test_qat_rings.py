@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +29,7 @@ from qat_rig import (
     TAIL,
     UBASE,
     Rig,
+    pending,
     request,
     tell,
 )
@@ -40,20 +40,6 @@ from harness.device.wire import DMA_ACCESS, REGION_ACCESS, Command, Flags, messa
 READY, BUSY, FATAL = 1, 2, 4
 A, B = DATA, DATA + 0x4_0000
 READ, WRITE = int(Command.DMA_READ), int(Command.DMA_WRITE)
-
-
-@pytest.fixture
-def event() -> Iterator[int]:
-    fd = os.eventfd(0, os.EFD_NONBLOCK)
-    yield fd
-    os.close(fd)
-
-
-def pending(event: int) -> int:
-    try:
-        return os.eventfd_read(event)
-    except BlockingIOError:
-        return 0
 
 
 # ---- order and room
