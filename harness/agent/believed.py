@@ -7,6 +7,7 @@ IOMMU translates its DMA; and `unknown`, why nothing can be said of it, else emp
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from harness.agent import dma_ranges, pci
@@ -17,6 +18,7 @@ from usdm.vfio import iommu_group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from harness.agent.context import Context
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from harness.agent.registry import Step
 
 SYSFS_GROUPS = "/sys/kernel/iommu_groups"
+DEV_VFIO = "/dev/vfio"
 SYSFS_IOMMUS = "/sys/class/iommu"
 _VTD = "dmar"
 _VFIO = "vfio-pci"
@@ -85,7 +88,7 @@ def _kernel_has_it(group: int | None, driver: str | None) -> dict[str, Any]:
     """
     if driver not in (None, _VFIO):
         return {**_answer([]), "exact": False, "unknown": f"the kernel's driver {driver} has it"}
-    iommus = _iommus()
+    iommus = _listed(SYSFS_IOMMUS)
     if not iommus:
         return _untranslated("there is no IOMMU")
     if not any(name.startswith(_VTD) for name in iommus):
@@ -93,13 +96,42 @@ def _kernel_has_it(group: int | None, driver: str | None) -> dict[str, Any]:
         return _untranslated(f"nobody knows what {', '.join(iommus)} lets it reach before a program has it")
     if group is not None and _group_type(group) == "identity":
         return _untranslated("the kernel lets it reach all memory (an identity domain)")
+    if driver == _VFIO and group is not None and _is_open(group):
+        return {**_answer([]), "exact": False, "unknown": "another program has it open"}
     return _answer([])
 
 
-def _iommus() -> list[str]:
+def _is_open(group: int) -> bool:
+    """Whether another process has a group, or a device of it, open.
+
+    Opening it would tell, too; but a program that tries to at that moment would be refused.
+    """
+    files = {f"{DEV_VFIO}/{group}", *(f"{DEV_VFIO}/devices/{name}" for name in _cdevs(group))}
+    own = str(os.getpid())
+    for process in _listed("/proc"):
+        if process.isdecimal() and process != own and any(link in files for link in _links(f"/proc/{process}/fd")):
+            return True
+    return False
+
+
+def _cdevs(group: int) -> Iterator[str]:
+    """Name the files of a group's devices, which come with IOMMUFD."""
+    folder = f"{SYSFS_GROUPS}/{group}/devices"
+    for address in _listed(folder):
+        yield from _listed(f"{folder}/{address}/vfio-dev")
+
+
+def _links(folder: str) -> Iterator[str]:
+    for fd in _listed(folder):
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            yield os.readlink(f"{folder}/{fd}")  # noqa: PTH115
+
+
+def _listed(folder: str) -> list[str]:
+    """List a folder; one that is not there, or not ours to look into, has nothing in it."""
     try:
-        return sorted(os.listdir(SYSFS_IOMMUS))  # noqa: PTH208 - pathlib costs the guest time
-    except FileNotFoundError:
+        return sorted(os.listdir(folder))  # noqa: PTH208 - pathlib costs the guest time
+    except (FileNotFoundError, PermissionError):
         return []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Annotated
 
 import typer
@@ -161,6 +162,23 @@ def qemu_fetch(
         for name in names or [DEFAULT]:
             build = fetch_build(name, mirror=mirror, offline=offline, say=_say)
             _say(f"QEMU {name}: version {build.version} in {build.folder or 'the system'}")
+        return 0
+
+    raise typer.Exit(guarded(body))
+
+
+@qemu_app.command("command", epilog=examples("harness qemu command", "harness qemu command 10.0"))
+def qemu_command(
+    name: Annotated[str | None, typer.Argument(help="system, 7.2, 10.0, 11.1; without any, the default.")] = None,
+) -> None:
+    """Print the words that start a build by hand: one that was fetched is not on PATH."""
+
+    def body() -> int:
+        from harness.machine.builds import DEFAULT, find_build
+
+        build = find_build(name or DEFAULT)
+        env = [f"{variable}={value}" for variable, value in sorted(build.env.items())]
+        _say(shlex.join([*(["env", *env] if env else []), *build.argv_prefix]))
         return 0
 
     raise typer.Exit(guarded(body))

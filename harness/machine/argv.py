@@ -265,4 +265,5 @@ def pasteable(argv: list[str], env: Mapping[str, str]) -> str:
     about = "# The machine of this run, by hand: the console is the terminal; 'poweroff -f' ends it."
     if left_out := served_names(argv):
         about += f"\n# Left out, because nobody serves them here: {', '.join(left_out)}."
+        about += "\n# 'python -m harness.device FILE.py:CLASS --socket S' serves one, and prints the -device to add."
     return f"#!/bin/sh\n{about}\nexec env {lines}\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from harness.agent.ranges import pack
@@ -51,6 +52,23 @@ class DeviceWatch:
             )
             self._ranges[name] = ranges or ()
             self._believed[name] = believed[name]
+        return found
+
+    def late(self, deadline: Deadline, last: Mapping[str, DeviceNews]) -> dict[str, DeviceNews]:
+        """The news of the last step, with what the devices transferred behind its answer.
+
+        Raises:
+            InfrastructureError: the process of the models ended, or took too long.
+        """
+        server = self._guest.emulator.devices
+        if server is None:
+            return dict(last)
+        found = {}
+        for name, news in last.items():
+            with in_time(f"asking the model of {name}"):
+                said = server.ask("news", name, deadline)
+            transfers = (*news.transfers, *(Transfer.model_validate(one) for one in said["transfers"]))
+            found[name] = news.model_copy(update={"transfers": transfers, "more": news.more + said["more"]})
         return found
 
     def _ask_program(self, names: tuple[str, ...], deadline: Deadline) -> dict[str, Belief]:

@@ -182,7 +182,9 @@ class GuestSession:
         add_tables(live.guest, step.kind, args, answer, live.deadline)
         # The devices first: QEMU writes a fault to the trace before a device hears of it.
         devices = live.watch.news(live.deadline)
-        seen = step_evidence(index, step.kind, args, answer, live.trace.new_lines())
+        # What was refused before the first step is the first step's.
+        before, self.trace = self.trace, ()
+        seen = step_evidence(index, step.kind, args, answer, (*before, *live.trace.new_lines()))
         seen = seen.model_copy(update={"devices": devices})
         self.steps.append(seen)
         return seen
@@ -198,9 +200,13 @@ class GuestSession:
 
     def _end(self, live: _Live) -> None:
         self._stages["steps"] = time.monotonic() - live.began
-        values = live.guest.ask("reading the kernel log", "_end", {}, Deadline.after(SETUP_SECONDS))
+        deadline = Deadline.after(SETUP_SECONDS)
+        values = live.guest.ask("reading the kernel log", "_end", {}, deadline)
         self.kernel_log = tuple(str(line) for line in values["kernel_log"])
-        # What was refused behind the last step's answer is the last step's.
+        # What was done or refused behind the last step's answer is the last step's.
+        if self.steps:
+            devices = live.watch.late(deadline, self.steps[-1].devices)
+            self.steps[-1] = self.steps[-1].model_copy(update={"devices": devices})
         self._catch_up(live)
         self._keep_stderr(str(values["stderr"]))
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from harness.scenario.args import Args, Compare, ContainerMap, DmaArgs, Fill, Map, Open, RegisterFd
-from harness.scenario.args_device import Operate
+from harness.scenario.args_device import HOST_KINDS, Operate
 from harness.scenario.args_function import PhysicalAddress, Remap
 from harness.scenario.args_iova import IovaAlloc, StreamMap, StreamUnmap
 from harness.scenario.base import Model
@@ -78,8 +78,16 @@ def _kind_of(raw: Any) -> str | None:
 class CrossCheck:
     """The checks of one scenario, whose problems grow. For one use."""
 
-    def __init__(self, document: Document, file: Path) -> None:
+    def __init__(self, document: Document, file: Path, *, others: bool = False) -> None:
+        """Begin.
+
+        Args:
+            document: the file's content and places.
+            file: its name.
+            others: programs of somebody else may have devices open, too.
+        """
         self._document = document
+        self._others = others
         self._file = file
         self.problems: list[Problem] = []
         self._vm = False
@@ -191,7 +199,8 @@ class CrossCheck:
                 expect = raw.get("expect")
                 fails = isinstance(expect, dict) and expect.get("error") is not None
                 self._use(args, kind, (*path, kind), names, fails=fails)
-                self._doings.step(args, kind, (*path, kind), self._devices, fails=fails)
+                theirs = self._others and getattr(args, "device", None) not in names.opened
+                self._doings.step(args, kind, (*path, kind), self._devices, fails=fails, theirs=theirs)
                 self._traces.step(args, kind, (*path, kind), self._devices, names.opened)
                 self._bind(args, kind, (*path, kind), names)
 
@@ -252,7 +261,8 @@ class CrossCheck:
         """Check the names and the places that a step uses."""
         device = getattr(args, "device", None)
         known = device is not None and self._device(device, (*path, "device"), names)
-        if known and kind not in _ON_CLOSED_DEVICES and device not in names.opened:
+        needs_open = kind not in _ON_CLOSED_DEVICES and not (self._others and kind in HOST_KINDS)
+        if known and needs_open and device not in names.opened:
             self._add((*path, "device"), f"expected an open device, found '{device}'", "open or register it before")
         if isinstance(args, DmaArgs):
             self._dma(args, path, names)

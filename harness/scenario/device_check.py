@@ -53,7 +53,14 @@ class DeviceCheck:
         self._doings: dict[str, _Doings] = {}
 
     def step(
-        self, args: Args, kind: str, path: Path_, devices: Mapping[str, Mapping[str, Any]], *, fails: bool
+        self,
+        args: Args,
+        kind: str,
+        path: Path_,
+        devices: Mapping[str, Mapping[str, Any]],
+        *,
+        fails: bool,
+        theirs: bool = False,
     ) -> None:
         """Look at the next step.
 
@@ -63,6 +70,7 @@ class DeviceCheck:
             path: where they are.
             devices: the machine's devices as they stand in the file, by name.
             fails: an error is expected of it.
+            theirs: a program of somebody else may have the device, and make requests that are in no step.
         """
         name = getattr(args, "device", None)
         if name is None or name not in devices:
@@ -79,7 +87,8 @@ class DeviceCheck:
             return
         if doings.gone:
             self._after_the_end(kind, name, path, doings)
-        self._order(args, kind, path, doings, fails=fails)
+        if not (theirs and kind in ("misbehave", "resume")):
+            self._order(args, kind, path, doings, fails=fails)
         if isinstance(args, Misbehave) and args.through is not None:
             self._through(args, path, devices)
         if isinstance(args, SurpriseRemoval):

@@ -32,7 +32,7 @@ class Growing:
         self._file = file
         self._steps: list[Mapping[str, Any]] = []
         self._marks = Document()
-        self._check = CrossCheck(self._marks, file)
+        self._check = CrossCheck(self._marks, file, others=True)
         self._names = self._check.begin(self._data)
 
     def step(self, raw: Mapping[str, Any]) -> tuple[Step | None, list[Problem]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -150,6 +152,27 @@ def test_a_device_in_no_container(
     assert (found["runs"], found["exact"], found["translated"]) == ([], True, translated)
     assert unknown in found["unknown"]
     assert bool(found["unknown"]) is not translated
+
+
+@pytest.mark.parametrize("file", [str(GROUP), "devices/vfio3"])
+def test_a_device_that_another_program_has_open(
+    file: str, context: Context, container: NotedContainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its group, or by its own file."""
+    monkeypatch.setattr(believed, "DEV_VFIO", str(tmp_path / "vfio"))
+    (tmp_path / str(GROUP) / "devices" / "0000:02:00.0" / "vfio-dev" / "vfio3").mkdir(parents=True)
+    (tmp_path / "vfio" / "devices").mkdir(parents=True)
+    path = tmp_path / "vfio" / file
+    path.touch()
+    container.groups.clear()
+    with path.open() as ours:
+        assert (ask(context)["unknown"], ask(context)["exact"]) == ("", True), "this program is no other one"
+        words = [sys.executable, "-c", "input()"]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, pass_fds=[ours.fileno()]) as other:
+            # It has the descriptor from its fork on.
+            assert (ask(context)["unknown"], ask(context)["exact"]) == ("another program has it open", False)
+            other.communicate(b"\n")
+        assert ask(context)["unknown"] == ""
 
 
 def test_a_device_without_a_group(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def harness(*words: str) -> subprocess.CompletedProcess[str]:
     [
         *([name] for name in ("run", "list", "lint", "doctor", "shell", "fetch", "report", "image", "qemu")),
         *(["image", name] for name in ("build", "list", "show", "prune")),
-        *(["qemu", name] for name in ("list", "fetch")),
+        *(["qemu", name] for name in ("list", "fetch", "command", "prune")),
     ],
     ids=" ".join,
 )
@@ -65,6 +65,7 @@ def test_each_failure_class_has_its_own_code_and_the_worst_wins():
         (["run", str(GOOD), "--usdm", "/nonexistent"], "no Python package"),
         (["image", "build", "nothing"], "no image recipe 'nothing'"),
         (["qemu", "fetch", "1.0"], "no QEMU build named '1.0'"),
+        (["qemu", "command", "1.0"], "no QEMU build named '1.0'"),
         (["list", "no/such/path"], "no/such/path"),
         (["report", "/nonexistent"], "/nonexistent"),
         (["nonsense"], "nonsense"),

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from harness.cli import handler
 from harness.cli.app import app
 from harness.errors import BootError, FailureClass, HarnessError
+from harness.machine.builds import QemuBuild
 from harness.paths import scenarios_dir
 from harness.report import write_run
 from harness.results import CellResult, Outcome, RunResult
@@ -305,3 +306,19 @@ def test_a_run_whose_reader_goes_away_has_not_passed():
 def test_help_does_not_load_what_it_does_not_need():
     code = "import sys, harness.cli.app; print([m for m in ('paramiko', 'qemu', 'yaml') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({}, "loader 'a b/qemu'\n"),
+        ({"B": "x y", "A": "z"}, "env A=z 'B=x y' loader 'a b/qemu'\n"),
+    ],
+)
+def test_a_build_by_hand(env: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch):
+    build = QemuBuild("11.1", "11.1.3", "k", ("loader", "a b/qemu"), env, None)
+    asked = []
+    monkeypatch.setattr("harness.machine.builds.find_build", lambda name: asked.append(name) or build)
+    assert invoke("qemu", "command").stdout == said
+    assert invoke("qemu", "command", "7.2").stdout == said
+    assert asked == ["11.1", "7.2"]

@@ -174,7 +174,7 @@ def test_a_build_without_vfio_user_is_refused():
 def test_the_script_leaves_served_devices_out_and_says_so():
     words = argv(SERVED, properties=SERVES, sockets=SOCKETS)
     script = pasteable(["qemu", *words], {})
-    assert "# Left out, because nobody serves them here: pf, vf, alone.\n" in script
+    assert "# Left out, because nobody serves them here: pf, vf, alone.\n# 'python -m harness.device " in script
     assert "vfio-user-pci" not in script
     left = [json.loads(word) for word in shlex.split(script, comments=True) if word.startswith('{"driver": "edu"')]
     assert [one["id"] for one in left] == ["edu0"]

@@ -53,6 +53,21 @@ def test_what_has_not_changed_is_not_repeated() -> None:
     assert watch.news(deadline)["qat0"].ranges == ()
 
 
+def test_what_comes_behind_the_last_answer_is_the_last_steps() -> None:
+    pretended = Pretended()
+    watch, deadline = DeviceWatch(pretended.guest), Deadline.after(5)
+    one = {"access": "read", "iova": 4096, "size": 8, "bus_master": True}
+    pretended.said |= {"transfers": [one], "more": 2}
+    last = watch.news(deadline)
+    pretended.said |= {"transfers": [one | {"iova": 8192}], "more": 1, "connected": False, "ranges": []}
+    late = watch.late(deadline, last)["qat0"]
+    assert [transfer.iova for transfer in late.transfers] == [4096, 8192]
+    assert late.more == 3
+    assert (late.connected, late.ranges) == (True, last["qat0"].ranges), "as they were after the step"
+    pretended.guest.emulator.devices = None
+    assert watch.late(deadline, {}) == {}
+
+
 def test_thousands_of_mappings_are_small_evidence() -> None:
     pretended = Pretended()
     pretended.said = {"ranges": [[n << 21, 4096, "rw"] for n in range(65_000)]}

@@ -182,3 +182,10 @@ def test_the_worked_example() -> None:
             assert client.peek(0x40001000, 4096) == bytes(range(256)) * 16
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize(("model", "column"), [(QatPf, 1), (QatVf, 2)])
+def test_the_subsystem(model: type[QatPf], column: int) -> None:
+    (row,) = [row for row in table("Configuration space") if row[0] == "subsystem"]
+    vendor, device = (int(part, 16) for part in row[column].split(":"))
+    assert model("qat").config.read(0x2C, 4) == struct.pack("<HH", vendor, device)
