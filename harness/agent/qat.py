@@ -214,11 +214,12 @@ class Qat(MappedEngine):
         waiting = self._responses.waited_for
         if waiting >= MOST_IN_FLIGHT:
             raise DeviceBusy(f"{waiting} requests are on their way; collect responses first")
-        if interrupt != self._interrupts and (interrupt or not waiting):
+        on_again = interrupt and not self._interrupts
+        if on_again or (self._interrupts and not interrupt and not waiting):
             self._words()[q.RING_INT_ENABLE // 4] = (1 << q.VECTORS) - 1 if interrupt else 0
             self._interrupts = interrupt
-        if interrupt and not waiting:
-            self._responses.drain()
+        if on_again or (interrupt and not waiting):
+            self._responses.drain()  # nobody waits for what came before
         # Neither half of the number is ever the signature of an empty entry: it has no more than 31 bits.
         number = self._number = (self._number + 1) % q.EMPTY
         flags = 0

@@ -55,6 +55,22 @@ def test_an_interrupt_of_before_stands_for_none_that_was_lost(rig: Rig, monkeypa
         rig.driver.finish(number, interrupt=True)
 
 
+def test_nor_does_it_when_interrupts_are_switched_on_again_with_a_request_on_its_way(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.agent.qat_responses._GRACE_SECONDS", SOON)
+    rig.driver.finish(rig.nop(interrupt=True))
+    rig.rest()
+    rig.plan("")
+    rig.plan("lose_interrupt")
+    rig.nop(ring=False)  # switches them off
+    number = rig.nop(interrupt=True)
+    rig.rest()
+    assert rig.driver.counters()["interrupts"] == 1
+    with pytest.raises(InterruptLost):
+        rig.driver.finish(number, interrupt=True)
+
+
 def test_a_request_without_an_interrupt_takes_none_from_those_before_it(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
