@@ -47,6 +47,8 @@ def judge(scenario: Scenario, evidence: Evidence) -> Verdict:
         checks += devices
         notes = (*notes, *more)
     checks += [_check_log(pattern, evidence.kernel_log) for pattern in scenario.expect.kernel_log]
+    # In the order of the steps, what is about all of them last: the first that failed is usually the cause.
+    checks.sort(key=lambda check: (check.step is None, check.step or 0))
     return Verdict(
         passed=all(check.passed for check in checks),
         checks=tuple(checks),

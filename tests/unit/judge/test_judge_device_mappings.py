@@ -189,3 +189,20 @@ def test_both_are_judged_by_themselves():
     assert "usdm: device qat0: mappings" in names
     assert "libusdm: device qat0: mappings after step 0 (translate), known as D10" in names
     assert not judge(scenario, evidence(news(RW, ()))).passed
+
+
+def test_what_went_wrong_first_is_told_first():
+    """A leak is the cause of what later steps do, and stands before the faults of the whole."""
+    on = {"bus_master": {"device": "q", "enabled": True}}
+    devices = {"devices": {"q": {"model": "qat", "at": "02:00.0"}}}
+    fault = {"device": "q", "access": "read", "address": 0x900000, "reason": 6}
+    whole = Scenario.model_validate(
+        {"title": "t", "source": "s", "machine": devices, "steps": [on, on], "expect": {"faults": [fault]}}
+    )
+    leak = DeviceNews(connected=True, ranges=((0, 4096, "rw", 1, 0),), believed=Belief())
+    first = StepEvidence(index=0, kind="bus_master", args={"device": "q"}, devices={"q": leak})
+    error = StepError(type="OSError", message="no")
+    second = StepEvidence(index=1, kind="bus_master", args={"device": "q"}, error=error)
+    verdict = judge(whole, Evidence(steps=(first, second), devices={"q": "0000:02:00.0"}))
+    failed = [check.name for check in verdict.checks if not check.passed]
+    assert failed == ["device q: mappings after step 0 (bus_master)", "step 1 (bus_master)", "faults"]
