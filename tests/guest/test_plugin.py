@@ -135,7 +135,8 @@ def test_files_and_tests_in_python_by_two_workers(folder: Path) -> None:
     assert "rerun: pytest wrong.yaml::wrong" in text
     assert "or: harness run wrong.yaml --qemu 11.1 --kernel 6.12" in text
     line = next(number for number, one in enumerate(TESTS.splitlines(), 1) if "0x900000" in one)
-    assert f"test_python.py:{line}: faults: expected no faults, observed 1; unexpected: edu0 (02:00.0) read 0x900000" in text
+    what = "faults: expected no faults, observed 1; unexpected: edu0 (02:00.0) read 0x900000"
+    assert f"test_python.py:{line}: {what}" in text
     assert "kernel: 02:00.0 read 0x900000 reason 0x06" in text
     assert "Timeout (>5.0s)" in text
     assert "fault addr 0x900000" in text  # the guest's kernel log
