@@ -115,28 +115,29 @@ def listen(path: str) -> socket.socket:
     return listener
 
 
-async def serve(model: Model, listener: socket.socket, path: str) -> None:
+async def serve(model: Model, listener: socket.socket) -> None:
     """Serve one client after the other until a signal ends it; the socket is removed then.
 
     SIGINT and SIGTERM do, and SIGHUP where nobody has it ignored.
     """
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
+    path = Path(listener.getsockname())
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number is not signal.SIGHUP or signal.getsignal(number) is signal.SIG_DFL:
             loop.add_signal_handler(number, ended.set)
-    ours = Path(path).stat()
+    ours = path.stat()
     server = FunctionServer(model, listener, loop)
     try:
-        device = {"driver": "vfio-user-pci", "socket": {"type": "unix", "path": str(Path(path).absolute())}}
+        device = {"driver": "vfio-user-pci", "socket": {"type": "unix", "path": str(path)}}
         print(f"{model.name} listens; give QEMU: -device {shlex.quote(json.dumps(device))}", flush=True)
         await ended.wait()
     finally:
         server.close()
         with contextlib.suppress(FileNotFoundError):
-            now = Path(path).stat()
+            now = path.stat()
             if stat.S_ISSOCK(now.st_mode) and (now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino):
-                Path(path).unlink()
+                path.unlink()
         await _end_tasks(model)
 
 
@@ -164,7 +165,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         model = make(load(wanted.model), wanted.name or wanted.model.rpartition(":")[2])
         with listen(wanted.socket) as listener:
-            asyncio.run(serve(model, listener, wanted.socket))
+            asyncio.run(serve(model, listener))
     except Mistake as mistake:
         print(f"{parser.prog}: {mistake}", file=sys.stderr)
         return _USAGE

@@ -106,7 +106,7 @@ class Connection:
         self._waiting: dict[int, tuple[Command, asyncio.Future[Reply]]] = {}
         self._queue: OrderedDict[asyncio.Future[Reply], tuple[Command, bytes]] = OrderedDict()
         self._next = 0
-        self._drained: asyncio.Future[None] | None = None
+        self._drained: asyncio.Event | None = None  # set when nothing more is on its way; None while it goes on
         self._held = self._reading = False
         self._regulate()
 
@@ -158,8 +158,8 @@ class Connection:
             what = f"a reply of the command {found.command} to the request {found.id}, a command {command}"
             raise ProtocolError(what)  # its future ends with the connection
         del self._waiting[found.id]
-        if self._drained is not None and not self._waiting and not self._drained.done():
-            self._drained.set_result(None)
+        if self._drained is not None and not self._waiting:
+            self._drained.set()
         while self._queue and self._drained is None:
             following, (command, asked) = self._queue.popitem(last=False)
             if not following.done():
@@ -263,9 +263,10 @@ class Connection:
 
         A QEMU whose answers meet a closed connection may keep them, and wait for a minute at the next access.
         """
-        self._drained = self._loop.create_future()
+        self._drained = asyncio.Event()
         if self._waiting:
-            await asyncio.wait([self._drained], timeout=seconds)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._drained.wait(), seconds)
 
     def hold(self, held: bool) -> None:
         """Read nothing more, or read again."""
@@ -341,8 +342,8 @@ class Connection:
         for future in asked:
             if not future.done():
                 future.set_exception(Gone(why))
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
+        if self._drained is not None:
+            self._drained.set()
         self._handler.lost(why)
 
 

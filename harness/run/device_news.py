@@ -8,6 +8,7 @@ from typing import Any
 from harness.agent.ranges import pack
 from harness.deadline import Deadline
 from harness.guest.guest import Guest
+from harness.machine.device_server import DeviceServer
 from harness.results import Belief, DeviceNews, Run, Transfer
 from harness.run.in_time import in_time
 
@@ -19,7 +20,8 @@ class DeviceWatch:
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
-        self._ranges: dict[str, tuple[Run, ...]] = {}
+        self._reached: dict[str, tuple[Run, ...]] = {}  # as the model has last said
+        self._ranges: dict[str, tuple[Run, ...]] = {}  # as the news have last said
         self._believed: dict[str, Belief] = {}
 
     def news(self, deadline: Deadline) -> dict[str, DeviceNews]:
@@ -38,12 +40,11 @@ class DeviceWatch:
         believed = self._ask_program(server.names, deadline)
         found = {}
         for name in server.names:
-            with in_time(f"asking the model of {name}"):
-                said = server.ask("news", name, deadline)
-            ranges = tuple(pack(tuple(one) for one in said["ranges"])) if "ranges" in said else self._ranges.get(name)
+            said, transfers = self._ask_model(server, name, deadline)
+            ranges = self._reached.get(name)
             found[name] = DeviceNews(
                 connected=said["connected"],
-                transfers=tuple(Transfer.model_validate(one) for one in said["transfers"]),
+                transfers=transfers,
                 more=said["more"],
                 ranges=None if ranges == self._ranges.get(name) else ranges,
                 believed=None if believed[name] == self._believed.get(name) else believed[name],
@@ -65,11 +66,20 @@ class DeviceWatch:
             return dict(last)
         found = {}
         for name, news in last.items():
-            with in_time(f"asking the model of {name}"):
-                said = server.ask("news", name, deadline)
-            transfers = (*news.transfers, *(Transfer.model_validate(one) for one in said["transfers"]))
-            found[name] = news.model_copy(update={"transfers": transfers, "more": news.more + said["more"]})
+            said, transfers = self._ask_model(server, name, deadline)
+            update = {"transfers": (*news.transfers, *transfers), "more": news.more + said["more"]}
+            found[name] = news.model_copy(update=update)
         return found
+
+    def _ask_model(
+        self, server: DeviceServer, name: str, deadline: Deadline
+    ) -> tuple[dict[str, Any], tuple[Transfer, ...]]:
+        """What a model says, and its transfers. What it can reach it says once, for whichever step is next."""
+        with in_time(f"asking the model of {name}"):
+            said = server.ask("news", name, deadline)
+        if "ranges" in said:
+            self._reached[name] = tuple(pack(tuple(one) for one in said["ranges"]))
+        return said, tuple(Transfer.model_validate(one) for one in said["transfers"])
 
     def _ask_program(self, names: tuple[str, ...], deadline: Deadline) -> dict[str, Belief]:
         """What the program believes; what is wrong with its answer is the program's failure, not the harness's."""

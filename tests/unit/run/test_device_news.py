@@ -64,6 +64,8 @@ def test_what_comes_behind_the_last_answer_is_the_last_steps() -> None:
     assert [transfer.iova for transfer in late.transfers] == [4096, 8192]
     assert late.more == 3
     assert (late.connected, late.ranges) == (True, last["qat0"].ranges), "as they were after the step"
+    pretended.said = {}  # it says that once; a further step has it
+    assert watch.news(deadline)["qat0"].ranges == ()
     pretended.guest.emulator.devices = None
     assert watch.late(deadline, {}) == {}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.device.qat.stub import QatPf
+from harness.device.wire import DMA_ACCESS, REGION_ACCESS, Command, Flags, message
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from client import Client, served, within
@@ -64,6 +65,27 @@ class Rig:
     async def ring(self) -> None:
         """Tell of the requests."""
         await self.client.put(TAIL, self._tail)
+
+    async def read_and_write(self, *writes: tuple[int, int]) -> None:
+        """Announce a request, and have the device read it with writes of registers right behind, in one piece.
+
+        So these come before whatever the device does next. DMA is held back from then on.
+        """
+        client = self.client
+        client.serving = False
+        await self.ring()
+        await client.arrived(1)
+        head, body = client.held.pop()
+        body = body[: DMA_ACCESS.size] + client.peek(REQUESTS, 64)
+        parts = [message(head.id, head.command, body, flags=Flags.REPLY)]
+        numbers = range(60000, 60000 + len(writes))
+        for number, (register, value) in zip(numbers, writes, strict=True):
+            client._replies[number] = asyncio.get_running_loop().create_future()
+            body = REGION_ACCESS.pack(register, 0, 4) + value.to_bytes(4, "little")
+            parts.append(message(number, Command.REGION_WRITE, body))
+        await client.raw(b"".join(parts))
+        for number in numbers:
+            assert (await client.reply(number)).error == 0
 
     async def take(self, *, tell: bool = True) -> Answer:
         """Wait for a response and take it."""

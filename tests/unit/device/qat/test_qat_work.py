@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from client import PAGE
 from qat_rig import CONFIG, EMPTY, ERROR, ERROR_ADDRESS, NOP, REQUESTS, RESPONSES, STATUS, TAIL, Rig, request, tell
-
-from harness.device.wire import REGION_ACCESS, Command, Flags, message
 
 
 @pytest.mark.parametrize(("register", "value"), [(CONFIG, 0), (CONFIG + 4, 0), (TAIL, 65)])
@@ -17,17 +13,8 @@ def test_it_is_busy_until_the_response_has_arrived(register: int, value: int) ->
 
     async def story(rig: Rig) -> None:
         client = rig.client
-        client.serving = False
         rig.put(request(NOP))
-        await rig.ring()
-        await client.arrived(1)
-        head, body = client.held.pop()
-        # In one piece, so that the driver's write comes as soon as the request has been read.
-        parts = [message(head.id, head.command, body + client.peek(REQUESTS, 64), flags=Flags.REPLY)]
-        client._replies[60000] = asyncio.get_running_loop().create_future()
-        write = REGION_ACCESS.pack(register, 0, 4) + value.to_bytes(4, "little")
-        await client.raw(b"".join([*parts, message(60000, Command.REGION_WRITE, write)]))
-        assert (await client.reply(60000)).error == 0
+        await rig.read_and_write((register, value))
         for _ in range(3):
             assert await client.get(STATUS) & 2
         assert len(client.held) == 1, "the response is on its way"
