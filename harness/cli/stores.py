@@ -86,7 +86,10 @@ def image_list(as_json: AsJson = False) -> None:
 def image_show(
     name: Annotated[str, typer.Argument(help="Name of a recipe.")] = "trixie", as_json: AsJson = False
 ) -> None:
-    """Show what an image in the cache is made of: every package with its version; in JSON its kernel's options too."""
+    """Show what an image in the cache is made of.
+
+    Every package with its version; in JSON its kernel's options too.
+    """
 
     def body() -> int:
         from harness.image.build import find_image
@@ -114,7 +117,10 @@ def image_show(
 def image_prune(
     keep: Annotated[int, typer.Option("--keep", min=0, help="How many of each recipe stay.")] = 1,
 ) -> None:
-    """Remove images that no recipe gives any more, and all but the newest of each recipe."""
+    """Remove all but the newest image of each recipe.
+
+    And those that no recipe gives any more.
+    """
 
     def body() -> int:
         from harness.image.build import prune_images
@@ -154,7 +160,10 @@ def qemu_fetch(
     offline: Offline = False,
     mirror: Mirror = None,
 ) -> None:
-    """Download QEMU builds (about 40 MB each) and unpack them into the cache; nothing is installed."""
+    """Download QEMU builds into the cache, about 40 MB each.
+
+    They are unpacked there; nothing is installed.
+    """
 
     def body() -> int:
         from harness.machine.builds import DEFAULT, fetch_build
@@ -171,7 +180,10 @@ def qemu_fetch(
 def qemu_command(
     name: Annotated[str | None, typer.Argument(help="system, 7.2, 10.0, 11.1; without any, the default.")] = None,
 ) -> None:
-    """Print the words that start a build by hand: one that was fetched is not on PATH."""
+    """Print the words that start a build by hand.
+
+    One that was fetched is not on PATH.
+    """
 
     def body() -> int:
         from harness.machine.builds import DEFAULT, find_build
@@ -188,7 +200,10 @@ def qemu_command(
 def qemu_prune(
     keep: Annotated[int, typer.Option("--keep", min=0, help="How many of each build stay.")] = 1,
 ) -> None:
-    """Remove fetched builds that harness no longer knows, and all but the newest of each."""
+    """Remove unknown builds, and all but the newest of each.
+
+    Unknown are those that this harness does not name any more.
+    """
 
     def body() -> int:
         from harness.machine.builds import prune_builds

@@ -40,6 +40,11 @@ def test_every_command_explains_itself(command: list[str]):
     assert "Usage:" in done.stdout
 
 
+@pytest.mark.parametrize("group", ["qemu", "image", "template"])
+def test_no_line_of_a_groups_help_is_cut(group: str):
+    assert "..." not in harness(group, "--help").stdout.replace("[ARGS]...", "")
+
+
 def test_the_help_has_the_exit_codes_and_the_version_is_printed():
     text = " ".join(harness("--help").stdout.split())
     for code, meaning in ((2, "configuration"), (4, "panic"), (8, "infrastructure"), (130, "Ctrl-C")):
